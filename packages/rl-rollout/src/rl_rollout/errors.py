@@ -1,0 +1,17 @@
+"""Errors of rl-rollout. Every one can be pickled, so that it crosses process borders whole."""
+
+
+class RLRolloutError(Exception):
+    """Base of every error that rl-rollout raises on purpose."""
+
+
+class EngineError(RLRolloutError, RuntimeError):
+    """An engine that failed to start, to answer or to take weights; the message names the engine."""
+
+
+class EngineDeadlineError(EngineError, TimeoutError):
+    """An engine that did not answer in time; the message says what it was doing."""
+
+
+class RolloutConfigError(RLRolloutError, ValueError):
+    """A setting that the user can mend."""
