@@ -1,0 +1,178 @@
+"""The one definition of green. `nox -l` lists the sessions; CI and CONTRIBUTING call them by name.
+
+Sessions that need the whole stack share one environment, `.venv`, which is made on first use and again when a pin changes.
+Sessions that prove something about an environment (unit, wheels) make one of their own.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "types", "imports", "sizes", "tests"]
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+CONSTRAINTS = ROOT / "constraints" / "py312.txt"
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+# Python's start-up compiles what has no bytecode: SGLang alone takes 24 s to import without it and 12 s with it.
+INSTALL_ENV = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": os.environ.get("UV_LINK_MODE", "hardlink")}
+EXTRAS = {
+    "rl-data": "math,hf",
+    "rl-weights": "megatron,sglang",
+    "rl-rollout": "sglang,ray",
+    "rl-train": "megatron,ray",
+}
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for path in (CONSTRAINTS, ROOT / "pyproject.toml", *sorted(ROOT.glob("packages/*/pyproject.toml"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _use_environment(session: nox.Session) -> None:
+    """Makes `.venv` with every package editable, unless it already holds exactly that."""
+    stamp = VENV / "rl-fingerprint"
+    if not (stamp.exists() and stamp.read_text() == _fingerprint()):
+        if not PYTHON.exists():
+            session.run("uv", "venv", "--python", "3.12", str(VENV), external=True)
+        editable = [part for name in PACKAGES for part in ("-e", f"{ROOT}/packages/{name}[{EXTRAS[name]}]")]
+        session.run(
+            "uv", "pip", "install", "--python", str(PYTHON), "-c", str(CONSTRAINTS), *editable,
+            "--group", f"{ROOT}/pyproject.toml:dev", env=INSTALL_ENV, external=True,
+        )  # fmt: skip
+        stamp.write_text(_fingerprint())
+
+
+def _run(session: nox.Session, *command: str) -> None:
+    session.run(*command, external=True, env={"PATH": f"{VENV}/bin:{os.environ['PATH']}"})
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv, from which `python -m recipes.grpo` and the libraries' commands run."""
+    _use_environment(session)
+    session.log("activate it with: source .venv/bin/activate")
+
+
+@nox.session(venv_backend="none")
+def quickstart(session: nox.Session) -> None:
+    """The whole job on a tiny model: SFT, conversion, GRPO, report. Arguments go to recipes.quickstart."""
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "recipes.quickstart", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Every test that runs without a GPU."""
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", "-m", "not gpu", *session.posargs)
+
+
+def _pytest_folder(session: nox.Session, folder: str, *options: str) -> None:
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", *options, folder, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def integration(session: nox.Session) -> None:
+    """Packages together: contracts, trainer and engine, parity."""
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", "tests/contracts", "tests/integration", "tests/parity", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def recipes(session: nox.Session) -> None:
+    """The recipes as a user calls them, good and bad input."""
+    _pytest_folder(session, "tests/recipes")
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Tests that need a CUDA device."""
+    _pytest_folder(session, "tests", "-m", "gpu")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """One benchmark: `nox -s bench -- NAME [options]`; it prints JSON."""
+    _use_environment(session)
+    names = sorted(path.stem for path in ROOT.glob("bench/*.py"))
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"expected a benchmark's name, one of {names}")
+    _run(session, str(PYTHON), f"bench/{session.posargs[0]}.py", *session.posargs[1:])
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Ruff's checks and format."""
+    _use_environment(session)
+    _run(session, "ruff", "check", ".")
+    _run(session, "ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Pyright, strict wherever no untyped library is touched."""
+    _use_environment(session)
+    _run(session, "pyright")
+
+
+@nox.session(venv_backend="none")
+def imports(session: nox.Session) -> None:
+    """The direction of the dependencies between packages."""
+    _use_environment(session)
+    _run(session, "lint-imports", "--config", "pyproject.toml")
+
+
+@nox.session(venv_backend="none")
+def sizes(session: nox.Session) -> None:
+    """Lengths of files and functions."""
+    _use_environment(session)
+    _run(session, str(PYTHON), "tests/sizes.py")
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Links between the pages, and the examples in the READMEs."""
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def unit(session: nox.Session, package: str) -> None:
+    """One package's tests in an environment with only what it declares, so that an undeclared import fails."""
+    siblings = [f"{ROOT}/packages/{name}" for name in _sibling_names(package)]
+    session.install(
+        "-c", str(CONSTRAINTS), *siblings, f"{ROOT}/packages/{package}[{EXTRAS[package]}]",
+        "pytest", "pytest-timeout", "hypothesis", env=INSTALL_ENV,
+    )  # fmt: skip
+    session.run("pytest", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def wheels(session: nox.Session, package: str) -> None:
+    """Build one package, install the wheel outside the repository, import every public name."""
+    out = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    built = [*_sibling_names(package), package]
+    for name in built:
+        session.run("uv", "build", "--wheel", "--out-dir", str(out), f"{ROOT}/packages/{name}", external=True)
+    session.install("-c", str(CONSTRAINTS), *(str(path) for path in sorted(out.glob("*.whl"))), env=INSTALL_ENV)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        session.chdir(elsewhere)
+        session.run("python", str(ROOT / "tests" / "check_wheel.py"), package.replace("-", "_"))
+
+
+def _sibling_names(package: str) -> list[str]:
+    text = (ROOT / "packages" / package / "pyproject.toml").read_text()
+    return [name for name in PACKAGES if name != package and f'"{name}>=' in text]
