@@ -1,0 +1,1 @@
+"""Runnable post-training recipes over the four libraries. Nothing imports this package."""

@@ -1,0 +1,75 @@
+"""The Ray cluster that a recipe runs in: one that is there, or one of its own that ends with it."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 2 * 2**30
+
+# Read by Ray when it is imported and inherited by every process it starts.
+_LOCAL_CLUSTER_ENV = {
+    "RAY_AUTH_MODE": "token",
+    # Without this Ray replaces 127.0.0.1 by the machine's outward address and listens on every interface
+    # (ray/_private/services.py, resolve_ip_for_localhost).
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # CUDA_VISIBLE_DEVICES of an actor without GPUs stays as it is.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # The driver shows errors itself, named by rank or engine.
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+@contextmanager
+def ray_cluster(*, num_actors: int, num_gpus: int) -> Iterator[None]:
+    """Joins the cluster named by RAY_ADDRESS, or starts a local one for the duration of the block.
+
+    A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
+    the number of actors, whatever the machine has: Ray counts places, not cores. Inside another such block nothing is
+    started.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        for name, value in _LOCAL_CLUSTER_ENV.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="rl-ray-")
+    ray.init(
+        num_cpus=num_actors,
+        num_gpus=num_gpus,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+    )
+    is_kept = False
+    try:
+        yield
+    except Exception:
+        is_kept = True
+        logger.warning("logs of the failed run's processes: %s", folder)
+        raise
+    finally:
+        ray.shutdown()
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
