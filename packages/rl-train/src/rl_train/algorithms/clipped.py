@@ -1,0 +1,50 @@
+"""The clipped policy objective of PPO, with separate bounds and with dual clip."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# exp(20) = 4.9e8: three orders above any ratio that training survives, while its square and sums of millions of such
+# terms still fit float32. Only the upper side can overflow, so only that is clamped; the gradient beyond it is 0.
+MAX_LOG_RATIO = 20.0
+
+
+class PolicyTerm(NamedTuple):
+    """A policy objective, token by token."""
+
+    loss: Tensor
+    """[T] token loss, with gradient."""
+    is_clipped: Tensor
+    """[T] bool: True where a bound decides the value."""
+
+
+def ratio_from_log(log_ratio: Tensor) -> Tensor:
+    """[T] exp(log_ratio), kept finite by `MAX_LOG_RATIO`."""
+    return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+
+
+def clipped_policy_term(
+    log_ratio: Tensor, advantages: Tensor, *, eps_low: float, eps_high: float, dual_clip: float | None = None
+) -> PolicyTerm:
+    """The pessimistic choice between the plain and the clipped objective.
+
+    With r = exp(log_ratio): loss = max(-r A, -clip(r, 1 - eps_low, 1 + eps_high) A), and with dual clip c, where A < 0,
+    at most -c A, so that one token whose ratio ran away cannot dominate the step.
+
+    Args:
+        log_ratio: [T] log of present over old policy, with gradient.
+        advantages: [T].
+        eps_low: distance of the lower bound from 1.
+        eps_high: distance of the upper bound from 1; larger than eps_low is DAPO's clip-higher.
+        dual_clip: c > 1, or None.
+
+    Source: PPO, arXiv:1707.06347, eq. 7; DAPO, arXiv:2503.14476, section 3.1; dual clip, arXiv:1912.09729, eq. 5.
+    """
+    ratio = ratio_from_log(log_ratio)
+    plain = -ratio * advantages
+    bounded = -ratio.clamp(1 - eps_low, 1 + eps_high) * advantages
+    loss = torch.maximum(plain, bounded)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+    return PolicyTerm(loss, bounded > plain)
