@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# exp(20) = 4.9e8: three orders above any ratio that training survives, while its square and sums of millions of such
-# terms still fit float32. Only the upper side can overflow, so only that is clamped; the gradient beyond it is 0.
+# exp(20) = 4.9e8 is far above every clip bound in use, while products of two such terms and sums of millions of them
+# still fit float32 (3.4e38). Only the upper side can overflow, so only that is clamped; the gradient beyond is 0.
 MAX_LOG_RATIO = 20.0
 
 

@@ -135,7 +135,7 @@ class AlgorithmConfig:
     rs_level: RatioLevel = field(
         default="geometric",
         metadata={
-            "help": "What --use-rs judges: each token's ratio, or the product or geometric mean of a sequence's. Our flag.",
+            "help": "What --use-rs judges: a token's ratio, or product or geometric mean of a sequence's. Our flag.",
             "choices": get_args(RatioLevel),
         },
     )
@@ -201,7 +201,7 @@ class AlgorithmConfig:
 
     def _contradictions(self) -> Iterator[str]:
         if self.advantage_estimator in WHITENED and not self.normalize_advantages:
-            yield f"--advantage-estimator {self.advantage_estimator} needs --normalize-advantages: it whitens by definition"
+            yield f"--advantage-estimator {self.advantage_estimator} whitens by definition: give --normalize-advantages"
         if self.use_rollout_logprobs and (self.use_tis or self.use_rs):
             yield (
                 f"--use-rollout-logprobs contradicts {'--use-tis' if self.use_tis else '--use-rs'}: "

@@ -58,7 +58,7 @@ def is_within(ratio: Tensor, *, low: float, high: float) -> Tensor:
     """[T] bool: True where the ratio lies in [low, high]; rejection sampling keeps these without weighting them.
 
     Source: Liu et al., "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch"
-        (2025), masked importance sampling at token and sequence level; the geometric mean undoes its dependence on length.
+        (2025), masked importance sampling at token and sequence level; the geometric mean frees it of the length.
     """
     return (ratio >= low) & (ratio <= high)
 
