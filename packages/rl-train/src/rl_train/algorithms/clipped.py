@@ -39,7 +39,8 @@ def clipped_policy_term(
         eps_high: distance of the upper bound from 1; larger than eps_low is DAPO's clip-higher.
         dual_clip: c > 1, or None.
 
-    Source: PPO, arXiv:1707.06347, eq. 7; DAPO, arXiv:2503.14476, section 3.1; dual clip, arXiv:1912.09729, eq. 5.
+    Source: PPO, arXiv:1707.06347, eq. 7; DAPO (clip-higher), arXiv:2503.14476, section 3.1; dual-clip PPO,
+        arXiv:1912.09729.
     """
     ratio = ratio_from_log(log_ratio)
     plain = -ratio * advantages

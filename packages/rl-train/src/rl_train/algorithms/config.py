@@ -27,7 +27,7 @@ LossReduction = Literal["token", "sample"]
 STD_NORMALIZED = frozenset({"grpo", "gspo", "cispo"})
 # Estimators whose group baseline --disable-rewards-normalization takes away.
 BASELINE_OPTIONAL = STD_NORMALIZED | {"reinforce_plus_plus_baseline"}
-# Estimators that are defined with whitening over the whole batch (REINFORCE++, arXiv:2501.03262, section 3).
+# Estimators that are defined with whitening over the whole batch (REINFORCE++, arXiv:2501.03262).
 WHITENED = frozenset({"reinforce_plus_plus", "reinforce_plus_plus_baseline"})
 
 

@@ -45,7 +45,7 @@ def importance_weights(ratio: Tensor, mode: TISMode, *, low: float, high: float)
     truncate: clip(ratio, low, high). mask: the ratio inside [low, high], 0 outside.
 
     Source: TIS, Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025), section
-        "Truncated importance sampling"; IcePop, "Every Step Evolves", arXiv:2510.18855, section on IcePop, eq. 1.
+        on truncated importance sampling; IcePop: "Every Step Evolves", arXiv:2510.18855, section on IcePop.
     """
     if mode == "truncate":
         weights = ratio.clamp(low, high)
@@ -72,7 +72,7 @@ def is_on_policy_enough(log_ratio: Tensor, advantages: Tensor, sequences: Sequen
         sequences: the sequences of the packed row.
         delta: threshold, in nats a token.
 
-    Source: DeepSeek-V3.2, arXiv:2512.02556, section 3.1, "off-policy sequence masking".
+    Source: DeepSeek-V3.2, arXiv:2512.02556, section 3.1 (Scaling GRPO), off-policy sequence masking.
     """
     drift = -sequences.mean(log_ratio.detach())
     return ~((advantages < 0) & (drift > delta))

@@ -25,7 +25,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLType, ratio: Ten
         ratio: [T] present over old policy, with gradient, for samples of the old policy; None: 1.
 
     Source: Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html, 2020); the ratio: DeepSeek-V3.2,
-        arXiv:2512.02556, section 3.1, "unbiased KL estimate".
+        arXiv:2512.02556, section 3.1 (Scaling GRPO), eq. 7.
     """
     difference = logprobs - ref_logprobs
     if kind == "k1":

@@ -15,7 +15,7 @@ def mean_normalised(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
     Raises:
         ValueError: if a reward is negative.
 
-    Source: "Maximum Likelihood Reinforcement Learning", arXiv:2602.02710, section 4.
+    Source: "Maximum Likelihood Reinforcement Learning", arXiv:2602.02710, the on-policy estimator.
     """
     if (rewards < 0).any():
         raise ValueError(f"maxrl: expected rewards of at least 0, got {rewards.tolist()}")

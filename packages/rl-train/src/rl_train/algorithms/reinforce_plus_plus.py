@@ -23,7 +23,7 @@ def discounted_returns(
         loss_mask: [T] True on trained tokens.
         gamma: discount per trained token.
 
-    Source: REINFORCE++, arXiv:2501.03262, section 3.1.
+    Source: REINFORCE++, arXiv:2501.03262, the reward-to-go of a token.
     """
     returns = np.zeros_like(token_rewards)
     running = 0.0
@@ -54,7 +54,7 @@ def whiten(
         advantages: per sample [T].
         loss_masks: per sample [T] True on trained tokens.
 
-    Source: REINFORCE++, arXiv:2501.03262, section 3.3.
+    Source: REINFORCE++, arXiv:2501.03262, global advantage normalization.
     """
     trained = np.concatenate([a[m] for a, m in zip(advantages, loss_masks, strict=True)] or [np.zeros(0)])
     if trained.size < 2:

@@ -10,7 +10,7 @@ def leave_one_out(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
     Args:
         rewards: [G] rewards of one group.
 
-    Source: "Back to Basics", arXiv:2402.14740, section 3.2, eq. 8.
+    Source: "Back to Basics", arXiv:2402.14740, REINFORCE leave-one-out.
     """
     num_samples = len(rewards)
     if num_samples < 2:
