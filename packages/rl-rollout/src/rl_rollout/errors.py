@@ -15,3 +15,7 @@ class EngineDeadlineError(EngineError, TimeoutError):
 
 class RolloutConfigError(RLRolloutError, ValueError):
     """A setting that the user can mend."""
+
+
+class RequestError(RLRolloutError, ValueError):
+    """A request that a healthy engine cannot serve, such as a prompt longer than the context; the message says why."""

@@ -1,0 +1,227 @@
+"""SGLang engines as Ray actors. The only module of rl-rollout that imports Ray.
+
+Needs `pip install rl-rollout[ray,sglang]`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from rl_data import PolicyVersion
+from rl_data.json import JsonValue
+
+from rl_rollout.engine import GenerateRequest, Generation
+from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
+from rl_rollout.sglang.engine import EngineConfig, ServerArguments, SGLangEngine
+from rl_rollout.weights import TensorSpec, flat_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from ray.actor import ActorHandle
+
+logger = logging.getLogger(__name__)
+
+# What a call may take beyond the engine's own deadline, which normally passes first and says more.
+_TRANSPORT_S = 20.0
+_CLOSE_S = 15.0
+
+
+class _EngineActor:
+    """Owns one SGLangEngine. Blocking work goes to threads, so that the actor answers while weights load."""
+
+    def __init__(
+        self,
+        model_path: str,
+        name: str,
+        server_args: Mapping[str, JsonValue],
+        config: EngineConfig,
+        needs_tokenizer: bool,
+    ) -> None:
+        self._engine = SGLangEngine(
+            model_path, name=name, server_args=server_args, config=config, needs_tokenizer=needs_tokenizer
+        )
+
+    async def wait_ready(self, timeout_s: float | None) -> Mapping[str, float]:
+        return await asyncio.to_thread(self._engine.wait_ready, timeout_s)
+
+    async def process_ids(self) -> list[int]:
+        return await asyncio.to_thread(self._engine.process_ids)
+
+    async def generate(self, requests: Sequence[GenerateRequest], timeout_s: float) -> list[Generation]:
+        return await self._engine.generate(requests, timeout_s=timeout_s)
+
+    async def abort_all(self) -> None:
+        await self._engine.abort_all()
+
+    async def release_memory(self) -> None:
+        await self._engine.release_memory()
+
+    async def resume_memory(self) -> None:
+        await self._engine.resume_memory()
+
+    async def begin_update(self, version: int) -> None:
+        await asyncio.to_thread(self._engine.begin_update, version)
+
+    async def load_bucket(self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8], checksum: str) -> None:
+        await asyncio.to_thread(self._engine.load_bucket, specs, buffer, checksum)
+
+    async def commit_update(self, version: int, num_tensors: int) -> None:
+        await asyncio.to_thread(self._engine.commit_update, version, num_tensors)
+
+    async def weight_version(self) -> PolicyVersion | None:
+        return self._engine.weight_version()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._engine.close)
+
+
+class RayEngine:
+    """Handle of an engine in a Ray actor: an `Engine` and a weight sink. It can be passed to other actors.
+
+    The actor lives as long as a handle does. Every call has a deadline; an engine or actor that died makes it raise
+    EngineError with the engine's name and the actor's own traceback.
+    """
+
+    def __init__(self, actor: "ActorHandle[Any]", name: str, config: EngineConfig) -> None:
+        self._actor = actor
+        self._name = name
+        self._config = config
+
+    @property
+    def name(self) -> str:
+        """How messages call this engine."""
+        return self._name
+
+    def wait_ready(self, timeout_s: float | None = None) -> Mapping[str, float]:
+        """See `SGLangEngine.wait_ready`. The time until Ray places the actor counts."""
+        limit_s = self._config.engine_start_timeout_s if timeout_s is None else timeout_s
+        return self._get(self._actor.wait_ready.remote(timeout_s), limit_s, "starting")
+
+    def process_ids(self) -> list[int]:
+        """See `SGLangEngine.process_ids`."""
+        return self._get(self._actor.process_ids.remote(), _TRANSPORT_S, "listing its processes")
+
+    async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
+        """See `Engine.generate`; one Ray call carries all requests."""
+        reference = self._actor.generate.remote(list(requests), timeout_s)
+        return await self._wait(reference, timeout_s, f"generating {len(requests)} responses")
+
+    async def abort_all(self) -> None:
+        """See `Engine.abort_all`."""
+        await self._wait(self._actor.abort_all.remote(), _TRANSPORT_S, "aborting requests")
+
+    async def release_memory(self) -> None:
+        """See `Engine.release_memory`."""
+        await self._wait(self._actor.release_memory.remote(), self._config.engine_update_timeout_s, "releasing memory")
+
+    async def resume_memory(self) -> None:
+        """See `Engine.resume_memory`."""
+        await self._wait(self._actor.resume_memory.remote(), self._config.engine_update_timeout_s, "taking memory back")
+
+    def begin_update(self, version: int) -> None:
+        """See `SGLangEngine.begin_update`."""
+        limit_s = self._config.engine_start_timeout_s + self._config.engine_update_timeout_s
+        self._get(self._actor.begin_update.remote(version), limit_s, f"preparing for version {version}")
+
+    def load_bucket(
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
+    ) -> None:
+        """See `SGLangEngine.load_bucket`; the bytes travel through Ray's object store."""
+        reference = self._actor.load_bucket.remote(list(specs), flat_bytes(buffer), checksum)
+        self._get(reference, self._config.engine_update_timeout_s, "loading weights")
+
+    def commit_update(self, version: int, num_tensors: int) -> None:
+        """See `SGLangEngine.commit_update`."""
+        reference = self._actor.commit_update.remote(version, num_tensors)
+        self._get(reference, self._config.engine_update_timeout_s, f"committing version {version}")
+
+    def weight_version(self) -> PolicyVersion | None:
+        """See `SGLangEngine.weight_version`."""
+        return self._get(self._actor.weight_version.remote(), _TRANSPORT_S, "telling its weight version")
+
+    def close(self) -> None:
+        """Ends the engine's processes and the actor; may be called twice."""
+        try:
+            self._get(self._actor.close.remote(), _CLOSE_S, "closing")
+        except EngineError as error:
+            logger.debug("%s was closed the hard way: %s", self._name, error)
+        ray.kill(self._actor)
+
+    def _get(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
+        try:
+            return ray.get(reference, timeout=timeout_s + _TRANSPORT_S)
+        except (RayTaskError, RayActorError, GetTimeoutError) as error:
+            raise self._translate(error, timeout_s, doing) from error
+
+    async def _wait(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
+        try:
+            return await asyncio.wait_for(_value(reference), timeout_s + _TRANSPORT_S)
+        except (RayTaskError, RayActorError, TimeoutError) as error:
+            raise self._translate(error, timeout_s, doing) from error
+
+    def _translate(self, error: Exception, timeout_s: float, doing: str) -> RLRolloutError:
+        """Our own error for Ray's, which stays as its cause and shows the actor's traceback."""
+        if isinstance(error, RayTaskError):
+            if isinstance(error.cause, RLRolloutError):
+                return error.cause
+            return EngineError(f"{self._name}: failed while {doing}:\n{error}")
+        if isinstance(error, RayActorError):
+            return EngineError(f"{self._name}: its actor died while {doing}: {error}")
+        return EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}")
+
+
+async def _value(reference: "ray.ObjectRef[Any]") -> Any:
+    return await reference
+
+
+def start_engine(
+    model_path: str | Path,
+    *,
+    name: str,
+    server_args: Mapping[str, JsonValue] | ServerArguments | None = None,
+    config: EngineConfig | None = None,
+    needs_tokenizer: bool = False,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    placement_group: PlacementGroup | None = None,
+    bundle_index: int = -1,
+) -> RayEngine:
+    """A handle at once; the engine starts meanwhile, and calls wait for it. `wait_ready` says when it serves.
+
+    Args:
+        model_path: a Hugging Face model folder that the actor's machine can read.
+        name: how messages call the engine.
+        server_args: see `SGLangEngine`.
+        config: deadlines and threads.
+        needs_tokenizer: see `SGLangEngine`.
+        num_cpus: CPUs that Ray sets apart for the actor.
+        num_gpus: GPUs that Ray sets apart and shows to the actor.
+        placement_group: where Ray places the actor; anywhere if None.
+        bundle_index: which bundle of the placement group.
+
+    Raises:
+        RolloutConfigError: if a server argument is one that the engine sets itself.
+    """
+    chosen = config or EngineConfig()
+    given = (
+        {}
+        if server_args is None
+        else dict(server_args if isinstance(server_args, Mapping) else server_args.server_kwargs())
+    )
+    strategy = None
+    if placement_group is not None:
+        strategy = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=bundle_index)
+    actor = (
+        ray.remote(_EngineActor)
+        .options(num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy=strategy, max_restarts=0)
+        .remote(str(model_path), name, given, chosen, needs_tokenizer)
+    )
+    return RayEngine(actor, name, chosen)

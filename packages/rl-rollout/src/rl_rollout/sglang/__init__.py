@@ -1,0 +1,1 @@
+"""Everything that concerns SGLang. Only the process that hosts an engine imports SGLang itself."""

@@ -1,0 +1,333 @@
+"""`SGLangEngine`: a SGLang engine in a process of its own, which takes tokens, gives tokens and takes weights."""
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rl_data import FinishReason, PolicyVersion
+from rl_data.json import JsonValue
+
+from rl_rollout.engine import GenerateRequest, Generation, SamplingParams
+from rl_rollout.errors import EngineDeadlineError, EngineError, RequestError, RolloutConfigError
+from rl_rollout.sglang.messages import (
+    Abort,
+    Answer,
+    Drain,
+    Flush,
+    Generate,
+    Load,
+    Memory,
+    ProcessIds,
+    Ready,
+    Task,
+    WireGeneration,
+    WireRequest,
+    WireSampling,
+    memory_file,
+)
+from rl_rollout.sglang.process import HostProcess
+from rl_rollout.weights import IncomingWeights, TensorSpec, checkpoint_shapes, flat_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler", "log_level"})
+_ABORT_WAIT_S = 10.0
+
+
+class ServerArguments(Protocol):
+    """What gives SGLang's server arguments, for example `rl_rollout.sglang.arguments.SGLangArguments`."""
+
+    def server_kwargs(self) -> Mapping[str, JsonValue]:
+        """The fields of SGLang's ServerArgs that were set."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Deadlines and resources of one engine."""
+
+    engine_start_timeout_s: float = field(
+        default=600.0, metadata={"help": "seconds that an engine may take to load its model and become ready"}
+    )
+    engine_update_timeout_s: float = field(
+        default=300.0, metadata={"help": "seconds that an engine may take for one step of a weight update"}
+    )
+    engine_num_threads: int = field(default=1, metadata={"help": "CPU threads of each of an engine's processes"})
+
+    def __post_init__(self) -> None:
+        for name in ("engine_start_timeout_s", "engine_update_timeout_s", "engine_num_threads"):
+            value: float = getattr(self, name)
+            if value <= 0:
+                raise RolloutConfigError(f"{name}: expected a number above 0, got {value}")
+
+
+class SGLangEngine:
+    """An `Engine` and a weight sink. The constructor returns at once; calls wait until the engine is ready.
+
+    On a CPU it runs in float32 with requests reproducible by their seed. On a GPU seeds are honoured if the server
+    argument `enable_deterministic_inference` is set.
+
+    Args:
+        model_path: a Hugging Face model folder.
+        name: how messages call this engine.
+        server_args: SGLang's server arguments, without their dashes; those that this class sets itself are refused.
+        config: deadlines and threads.
+        needs_tokenizer: lets SGLang load the tokenizer, for requests with `stop` strings or `min_new_tokens`; costs
+            start-up time and a process.
+
+    Example:
+        >>> engine = SGLangEngine("runs/quickstart/model")
+        >>> answers = asyncio.run(engine.generate(requests, timeout_s=60))
+        >>> engine.close()
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        name: str = "engine",
+        server_args: Mapping[str, JsonValue] | ServerArguments | None = None,
+        config: EngineConfig | None = None,
+        needs_tokenizer: bool = False,
+    ) -> None:
+        self._name = name
+        self._model_path = Path(model_path)
+        self._config = config or EngineConfig()
+        self._needs_tokenizer = needs_tokenizer
+        chosen = _chosen_arguments(server_args)
+        # Random weights are no version of any policy.
+        self._version: PolicyVersion | None = None if chosen.get("load_format") == "dummy" else 0
+        self._incoming: IncomingWeights | None = None
+        self._started = time.monotonic()
+        self._host = HostProcess(
+            name,
+            {
+                "log_level": "warning",
+                **chosen,
+                "model_path": str(model_path),
+                "skip_tokenizer_init": not needs_tokenizer,
+            },
+            _environment(chosen, self._config.engine_num_threads),
+        )
+
+    @property
+    def name(self) -> str:
+        """How messages call this engine."""
+        return self._name
+
+    def wait_ready(self, timeout_s: float | None = None) -> Mapping[str, float]:
+        """Seconds of the start by phase, once the engine can serve.
+
+        Raises:
+            EngineDeadlineError: if that takes longer than `timeout_s` (default: engine_start_timeout_s from the start on).
+            EngineError: with the end of the engine's log, if it failed to start.
+        """
+        return dict(self._ready(timeout_s).seconds)
+
+    def process_ids(self) -> list[int]:
+        """Ids of the host process and of those it started."""
+        return self._call(ProcessIds(), 10.0, "listing its processes").process_ids
+
+    async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
+        """See `Engine.generate`. Time that the engine still needs to start counts.
+
+        Raises:
+            RequestError: if SGLang refuses a request; the others of the call are aborted.
+        """
+        deadline = time.monotonic() + timeout_s
+        ready = await self._until(deadline, asyncio.wrap_future(self._host.ready), "starting")
+        version = self._version
+        if version is None:
+            raise EngineError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+        if not requests:
+            return []
+        wire = [self._to_wire(request, ready) for request in requests]
+        call_id, future = self._host.call(Generate(wire))
+        try:
+            answer = await self._until(
+                deadline, asyncio.wrap_future(future), f"generating {len(requests)} responses", timeout_s
+            )
+        except (EngineDeadlineError, asyncio.CancelledError):
+            self._host.forget(call_id)
+            self._host.call(Abort(call_id))
+            raise
+        return [
+            _from_wire(request, generation, version)
+            for request, generation in zip(requests, answer.generations, strict=True)
+        ]
+
+    async def abort_all(self) -> None:
+        """See `Engine.abort_all`."""
+        await self._until(
+            time.monotonic() + _ABORT_WAIT_S, asyncio.wrap_future(self._host.call(Abort())[1]), "aborting requests"
+        )
+
+    async def release_memory(self) -> None:
+        """Gives device memory up (needs the server argument `enable_memory_saver`); no-op on a CPU."""
+        await self._move_memory(is_resume=False)
+
+    async def resume_memory(self) -> None:
+        """Takes device memory back; the weights are void until the next publish. No-op on a CPU."""
+        await self._move_memory(is_resume=True)
+
+    def begin_update(self, version: int) -> None:
+        """Refuses new requests and waits for those in flight."""
+        self._ready()
+        self._version = None
+        self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
+        self._call(Drain(), self._config.engine_update_timeout_s, f"finishing requests before version {version}")
+
+    def load_bucket(
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
+    ) -> None:
+        """Loads tensors that lie end to end in the flat uint8 buffer.
+
+        Raises:
+            EngineError: naming the bucket, if it is damaged or does not belong to the model.
+        """
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: a weight bucket came before begin_update")
+        flat = flat_bytes(buffer)
+        self._incoming.check(specs, flat, checksum)
+        if not specs:
+            return
+        descriptor = memory_file(memoryview(flat))
+        try:
+            wire_specs = [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
+            task = Load(wire_specs, flat.size)
+            self._call(task, self._config.engine_update_timeout_s, f"loading weights from {specs[0][0]} on", descriptor)
+        finally:
+            os.close(descriptor)
+
+    def commit_update(self, version: int, num_tensors: int) -> None:
+        """Forgets the KV cache and serves as `version`.
+
+        Raises:
+            EngineError: if anything is missing; the engine then refuses to serve until a whole update has come.
+        """
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: commit_update of version {version} came before begin_update")
+        self._incoming.finish(version, num_tensors)
+        self._call(Flush(), self._config.engine_update_timeout_s, f"flushing its cache for version {version}")
+        self._incoming = None
+        self._version = version
+
+    def weight_version(self) -> PolicyVersion | None:
+        """The version served now; None while no whole version is held or the engine has not started."""
+        return self._version if self._host.ready.done() else None
+
+    def close(self) -> None:
+        """Ends the engine and every process it started, also after a crash; may be called twice."""
+        self._host.close()
+
+    def _ready(self, timeout_s: float | None = None) -> Ready:
+        if timeout_s is None:
+            timeout_s = max(0.0, self._started + self._config.engine_start_timeout_s - time.monotonic())
+        try:
+            return self._host.ready.result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            raise EngineDeadlineError(f"{self._name}: not ready within {timeout_s:g} s") from None
+
+    def _call(self, task: Task, timeout_s: float, doing: str, descriptor: int | None = None) -> Answer:
+        call_id, future = self._host.call(task, descriptor)
+        try:
+            return future.result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            self._host.forget(call_id)
+            raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
+
+    async def _until[T](self, deadline: float, future: "asyncio.Future[T]", doing: str, timeout_s: float = 0.0) -> T:
+        try:
+            # The shield keeps a cancelled waiter from cancelling the future that others may wait for.
+            return await asyncio.wait_for(asyncio.shield(future), max(0.0, deadline - time.monotonic()))
+        except TimeoutError as error:
+            if isinstance(error, EngineError):
+                raise
+            limit = f" within {timeout_s:g} s" if timeout_s else ""
+            raise EngineDeadlineError(f"{self._name}: no answer{limit} while {doing}") from None
+
+    async def _move_memory(self, is_resume: bool) -> None:
+        ready = await asyncio.to_thread(self._ready)
+        if ready.is_cpu:
+            return
+        self._version = None
+        doing = "taking memory back" if is_resume else "releasing memory"
+        await asyncio.to_thread(self._call, Memory(is_resume), self._config.engine_update_timeout_s, doing)
+
+    def _to_wire(self, request: GenerateRequest, ready: Ready) -> WireRequest:
+        sampling = request.sampling
+        if (sampling.stop or sampling.min_new_tokens) and not self._needs_tokenizer:
+            raise RequestError(
+                f"{self._name}: request {request.request_id} has stop strings or min_new_tokens, "
+                "which an engine started with needs_tokenizer=True can serve"
+            )
+        num_tokens = request.tokens.size + sampling.max_new_tokens
+        if request.tokens.size == 0 or num_tokens > ready.max_prompt_tokens:
+            raise RequestError(
+                f"{self._name}: request {request.request_id} has {request.tokens.size} prompt tokens and asks for "
+                f"{sampling.max_new_tokens} more; expected 1 to {ready.max_prompt_tokens} in all"
+            )
+        return WireRequest(
+            tokens=np.ascontiguousarray(request.tokens, np.int32).tobytes(),
+            sampling=_wire_sampling(sampling, request.seed),
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
+
+
+def _chosen_arguments(server_args: Mapping[str, JsonValue] | ServerArguments | None) -> dict[str, JsonValue]:
+    if server_args is None:
+        return {}
+    chosen = dict(server_args if isinstance(server_args, Mapping) else server_args.server_kwargs())
+    taken = sorted(_OURS & chosen.keys() - {"log_level"})
+    if taken:
+        raise RolloutConfigError(f"SGLang's {', '.join(taken)} is set by the engine itself, not by server arguments")
+    return chosen
+
+
+def _environment(chosen: Mapping[str, JsonValue], num_threads: int) -> dict[str, str]:
+    environment = {
+        "OMP_NUM_THREADS": str(num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",  # SGLang's imports warn at length, and the log's end goes into error messages
+    }
+    if "nnodes" not in chosen:
+        environment["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: nothing listens on another interface
+    if chosen.get("device") == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # our CPU platform is inactive where CUDA is
+    return environment
+
+
+def _wire_sampling(sampling: SamplingParams, seed: int) -> WireSampling:
+    return WireSampling(
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        sampling_seed=seed & (2**63 - 1),
+        min_new_tokens=sampling.min_new_tokens or None,
+        stop=list(sampling.stop) or None,
+        stop_token_ids=list(sampling.stop_token_ids) or None,
+    )
+
+
+def _from_wire(request: GenerateRequest, generation: WireGeneration, version: PolicyVersion) -> Generation:
+    return Generation(
+        request_id=request.request_id,
+        tokens=np.frombuffer(generation.tokens, np.int32),
+        logprobs=np.frombuffer(generation.logprobs, np.float32),
+        text=generation.text,
+        finish_reason=FinishReason(generation.finish_reason),
+        policy_version=version,
+    )

@@ -1,0 +1,48 @@
+"""The process that holds a SGLang engine: `python -m rl_rollout.sglang.host`, started by `SGLangEngine`.
+
+It exists so that SGLang's ways with its own process (it kills every child process on shutdown, and kills the whole tree
+by SIGQUIT when a scheduler dies) cannot reach the caller's process. It ends, with all its children, when the caller's
+end of the socket pair closes.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from queue import SimpleQueue
+
+from rl_rollout.sglang.messages import Channel, Frame
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serves one engine. Arguments: descriptor of the socket, SGLang's server arguments as JSON."""
+    descriptor, server_args = int(sys.argv[1]), json.loads(sys.argv[2])
+    end = socket.socket(fileno=descriptor)
+    channel = Channel(end)
+    os.register_at_fork(after_in_child=end.close)
+    frames: SimpleQueue[Frame] = SimpleQueue()
+    threading.Thread(target=_receive, args=(channel, frames), name="receive", daemon=True).start()
+    started = time.perf_counter()
+    from rl_rollout.sglang.served_engine import ServedEngine
+
+    imported_s = time.perf_counter() - started
+    ServedEngine(server_args, channel, frames, imported_s).run()
+
+
+def _receive(channel: Channel, frames: "SimpleQueue[Frame]") -> None:
+    """Feeds the queue; ends the whole process group when the caller is gone, whatever the main thread is doing."""
+    while frame := channel.receive():
+        frames.put(frame)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""SGLang's engine inside the host process, answering the calls of `messages`."""
+
+import asyncio
+import logging
+import mmap
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from queue import SimpleQueue
+
+import msgspec
+import numpy as np
+import torch
+from sglang.srt.entrypoints.engine import Engine as SGLang
+from sglang.srt.managers.io_struct import (
+    GenerateReqInput,
+    ReleaseMemoryOccupationReqInput,
+    ResumeMemoryOccupationReqInput,
+    UpdateWeightsFromTensorReqInput,
+)
+from sglang.srt.server_args import PortArgs, ServerArgs
+from sglang.srt.utils import MultiprocessingSerializer
+from transformers import AutoTokenizer
+
+from rl_rollout.sglang.messages import (
+    Abort,
+    Answer,
+    Call,
+    Channel,
+    Drain,
+    Failure,
+    Flush,
+    Frame,
+    Generate,
+    Load,
+    Memory,
+    ProcessIds,
+    Ready,
+    WireGeneration,
+    WireRequest,
+    WireSampling,
+)
+
+logger = logging.getLogger(__name__)
+
+_CPU_DEFAULTS = {"device": "cpu", "dtype": "float32", "disable_cuda_graph": True}
+_CPU_ONLY_CHOICES = {"device": "cpu", "attention_backend": "torch_native", "sampling_backend": "seeded"}
+
+
+class RequestRefusedError(ValueError):
+    """A request that SGLang would not take."""
+
+
+class _ForkingSGLang(SGLang):
+    """SGLang's engine, started faster.
+
+    On a CPU its processes are forked from this one, which has imported everything already; on a GPU they are spawned,
+    as CUDA needs it. Without a tokenizer there is nothing to detokenize, so that process is not started.
+    """
+
+    @classmethod
+    def _launch_scheduler_processes(cls, server_args: ServerArgs, port_args: PortArgs, run_scheduler_process_func):
+        if server_args.device == "cpu":
+            multiprocessing.set_start_method("fork", force=True)
+        return super()._launch_scheduler_processes(server_args, port_args, run_scheduler_process_func)
+
+    @classmethod
+    def _launch_detokenizer_subprocesses(
+        cls, server_args: ServerArgs, port_args: PortArgs, run_detokenizer_process_func
+    ):
+        if server_args.skip_tokenizer_init:
+            return [], []
+        return super()._launch_detokenizer_subprocesses(server_args, port_args, run_detokenizer_process_func)
+
+
+def _end_with_children(children: list[multiprocessing.Process]) -> None:
+    """Ends the whole process group, this process too, as soon as one child is gone: the caller notices at once."""
+    gone = multiprocessing.connection.wait([child.sentinel for child in children])
+    for child in children:
+        if child.sentinel in gone:
+            child.join(1.0)
+            logger.error("%s (process %d) ended with exit code %s", child.name, child.pid, child.exitcode)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+class ServedEngine:
+    """Owns the SGLang engine and the tasks that answer calls. Everything runs in the main thread's event loop."""
+
+    def __init__(
+        self, server_args: Mapping[str, object], channel: Channel, frames: "SimpleQueue[Frame]", imported_s: float
+    ) -> None:
+        started = time.perf_counter()
+        self._channel = channel
+        self._frames = frames
+        self._is_cpu = not torch.cuda.is_available()
+        chosen = dict(server_args)
+        if self._is_cpu:
+            chosen = _CPU_DEFAULTS | chosen
+            for name, only in _CPU_ONLY_CHOICES.items():
+                if chosen.get(name, only) != only:
+                    raise ValueError(f"SGLang's {name} can only be {only!r} on a CPU, got {chosen[name]!r}")
+        self._engine = _ForkingSGLang(**chosen)
+        self._manager = self._engine.tokenizer_manager
+        self._manager._subprocess_watchdog.stop()  # _end_with_children does its work sooner
+        children = multiprocessing.active_children()
+        threading.Thread(target=_end_with_children, args=(children,), name="children", daemon=True).start()
+        launched_s = time.perf_counter() - started
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            self._engine.server_args.tokenizer_path, trust_remote_code=self._engine.server_args.trust_remote_code
+        )
+        scheduler = self._engine._scheduler_init_result.scheduler_infos[0]
+        self._request_ids: dict[int, list[str]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        channel.send(
+            Ready(
+                max_prompt_tokens=scheduler["max_req_input_len"],
+                max_total_tokens=scheduler["max_total_num_tokens"],
+                is_cpu=self._is_cpu,
+                seconds={"import": imported_s, "launch": launched_s},
+            )
+        )
+
+    def run(self) -> None:
+        """Serves for ever; the process ends when the caller hangs up."""
+        self._engine.loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        decoder = msgspec.msgpack.Decoder(Call)
+        while True:
+            frame = await asyncio.to_thread(self._frames.get)
+            call = decoder.decode(frame.body)
+            task = asyncio.create_task(self._answer(call, frame.descriptor))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, call: Call, descriptor: int | None) -> None:
+        try:
+            self._channel.send(await self._carry_out(call, descriptor))
+        except RequestRefusedError as error:
+            self._channel.send(Failure(call.call_id, str(error), is_request_error=True))
+        except Exception as error:  # noqa: BLE001  The caller gets whatever SGLang raised, and judges it.
+            logger.exception("call %d (%s) failed", call.call_id, type(call.task).__name__)
+            self._channel.send(Failure(call.call_id, f"{type(error).__name__}: {error}"))
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    async def _carry_out(self, call: Call, descriptor: int | None) -> Answer:
+        match call.task:
+            case Generate(requests):
+                return Answer(call.call_id, generations=await self._generate(call.call_id, requests))
+            case Abort(call_id):
+                self._abort(call_id)
+            case Drain():
+                await self._idle.wait()
+            case Load(specs, num_bytes):
+                assert descriptor is not None
+                await self._load(specs, num_bytes, descriptor)
+            case Flush():
+                result = await self._manager.flush_cache()
+                if not result.success:
+                    raise RuntimeError(f"SGLang did not flush its cache: {result}")
+            case Memory(is_resume):
+                await self._move_memory(is_resume)
+            case ProcessIds():
+                children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+                return Answer(call.call_id, process_ids=[os.getpid(), *children])
+        return Answer(call.call_id)
+
+    async def _generate(self, call_id: int, requests: list[WireRequest]) -> list[WireGeneration]:
+        request_ids = [f"{call_id}-{position}" for position in range(len(requests))]
+        batch = GenerateReqInput(
+            input_ids=[np.frombuffer(request.tokens, np.int32).tolist() for request in requests],
+            sampling_params=[_without_none(request.sampling) for request in requests],
+            return_logprob=True,
+            rid=request_ids,
+        )
+        self._request_ids[call_id] = request_ids
+        self._idle.clear()
+        try:
+            answers = await anext(self._manager.generate_request(batch, None))
+        except ValueError as error:
+            self._abort(call_id)  # the batch's other requests
+            raise RequestRefusedError(str(error)) from error
+        finally:
+            del self._request_ids[call_id]
+            if not self._request_ids:
+                self._idle.set()
+        return [self._to_wire(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def _to_wire(self, request: WireRequest, answer: Mapping) -> WireGeneration:
+        tokens, reason = answer["output_ids"], answer["meta_info"]["finish_reason"]
+        logprobs = [logprob for logprob, *_ in answer["meta_info"].get("output_token_logprobs", [])]
+        if reason["type"] == "abort":
+            if reason.get("status_code") == HTTPStatus.BAD_REQUEST:
+                raise RequestRefusedError(reason["message"])
+            tokens, logprobs = tokens[: len(logprobs)], logprobs[: len(tokens)]
+        if len(tokens) != len(logprobs):
+            raise RuntimeError(f"SGLang gave {len(tokens)} tokens and {len(logprobs)} log-probabilities")
+        return WireGeneration(
+            tokens=np.array(tokens, np.int32).tobytes(),
+            logprobs=np.array(logprobs, np.float32).tobytes(),
+            text=self._text(tokens, reason.get("matched"), request.skip_special_tokens),
+            finish_reason=reason["type"],
+        )
+
+    def _text(self, tokens: list[int], matched: int | str | None, skip_special_tokens: bool) -> str:
+        """The tokens decoded, without the end token or stop string that ended them."""
+        if isinstance(matched, int) and tokens and tokens[-1] == matched:
+            tokens = tokens[:-1]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+        if isinstance(matched, str) and matched in text:
+            text = text[: text.rindex(matched)]
+        return text
+
+    def _abort(self, call_id: int | None) -> None:
+        if call_id is None:
+            self._manager.abort_request(abort_all=True)
+        for request_id in self._request_ids.get(call_id, []) if call_id is not None else []:
+            self._manager.abort_request(request_id)
+
+    async def _load(self, specs: list[tuple[str, str, tuple[int, ...]]], num_bytes: int, descriptor: int) -> None:
+        # Writable, because torch has no read-only tensors; the pages are private to this process.
+        pages = mmap.mmap(descriptor, num_bytes, flags=mmap.MAP_PRIVATE)
+        flat = torch.frombuffer(pages, dtype=torch.uint8)
+        named, start = [], 0
+        for name, dtype_name, shape in specs:
+            dtype = getattr(torch, dtype_name)
+            stop = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+            piece = flat[start:stop]
+            if start % dtype.itemsize:
+                piece = piece.clone()
+            named.append((name, piece.view(dtype).view(shape)))
+            start = stop
+        payload = MultiprocessingSerializer.serialize(named)
+        request = UpdateWeightsFromTensorReqInput(
+            serialized_named_tensors=[payload] * self._engine.server_args.tp_size, flush_cache=False
+        )
+        is_loaded, message = await self._manager.update_weights_from_tensor(request)
+        if not is_loaded:
+            raise RuntimeError(message)
+
+    async def _move_memory(self, is_resume: bool) -> None:
+        if self._is_cpu:
+            return
+        if is_resume:
+            await self._manager.resume_memory_occupation(ResumeMemoryOccupationReqInput())
+        else:
+            await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
+
+
+def _without_none(sampling: WireSampling) -> dict[str, object]:
+    return {name: value for name, value in msgspec.structs.asdict(sampling).items() if value is not None}

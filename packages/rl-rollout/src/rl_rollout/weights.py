@@ -1,0 +1,120 @@
+"""Bookkeeping of one weight update on the engine's side. Knows nothing of how the tensors are loaded."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rl_rollout.errors import EngineError
+
+type TensorSpec = tuple[str, str, tuple[int, ...]]
+"""(Hugging Face name, torch dtype without the prefix such as "bfloat16", shape)."""
+
+_BYTES_OF_DTYPE = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+# A tied model has no output layer of its own; senders may give it or not.
+_OPTIONAL_NAMES = frozenset({"lm_head.weight"})
+
+
+def checksum(buffer: NDArray[np.uint8]) -> str:
+    """XXH3 (64 bit) of the bytes in hexadecimal; the same as `rl_weights.checksum`."""
+    return xxhash.xxh3_64_hexdigest(memoryview(buffer))
+
+
+def flat_bytes(buffer: object) -> NDArray[np.uint8]:
+    """The buffer (numpy array or CPU tensor, [bytes] uint8) as a contiguous numpy array, without a copy if it is one.
+
+    Raises:
+        EngineError: if it is of another type or shape.
+    """
+    array = np.asarray(buffer)
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise EngineError(f"weight bucket: expected a flat uint8 buffer, got {array.dtype} of shape {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+class IncomingWeights:
+    """The tensors of one version as they come in.
+
+    Args:
+        who: name of the engine, for messages.
+        version: what will be served.
+        expected: shape of every tensor by its name; None if the engine does not know its model's tensors.
+    """
+
+    def __init__(self, who: str, version: int, expected: Mapping[str, tuple[int, ...]] | None) -> None:
+        self._who = who
+        self._version = version
+        self._expected = expected
+        self._received: set[str] = set()
+        self._num_buckets = 0
+
+    def check(self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8], expected_checksum: str) -> None:
+        """Checks a bucket before it is loaded, and counts its tensors.
+
+        Raises:
+            EngineError: naming the bucket, if the checksum, the size, a name or a shape is wrong or a tensor came twice.
+        """
+        where = (
+            f"{self._who}: bucket {self._num_buckets} of version {self._version} (from {specs[0][0] if specs else '-'})"
+        )
+        actual = checksum(buffer)
+        if actual != expected_checksum:
+            raise EngineError(f"{where}: expected checksum {expected_checksum}, got {actual}")
+        num_bytes = sum(self._num_bytes(where, spec) for spec in specs)
+        if num_bytes != buffer.size:
+            raise EngineError(f"{where}: {len(specs)} tensors take {num_bytes} bytes, got {buffer.size}")
+        for name, _, shape in specs:
+            self._check_tensor(where, name, tuple(shape))
+            self._received.add(name)
+        self._num_buckets += 1
+
+    @staticmethod
+    def _num_bytes(where: str, spec: TensorSpec) -> int:
+        name, dtype, shape = spec
+        if dtype not in _BYTES_OF_DTYPE:
+            raise EngineError(f"{where}: {name} has dtype {dtype!r}, expected one of {sorted(_BYTES_OF_DTYPE)}")
+        return _BYTES_OF_DTYPE[dtype] * int(np.prod(shape, dtype=np.int64))
+
+    def _check_tensor(self, where: str, name: str, shape: tuple[int, ...]) -> None:
+        if name in self._received:
+            raise EngineError(f"{where}: tensor {name} came twice")
+        if self._expected is None or name in _OPTIONAL_NAMES:
+            return
+        if name not in self._expected:
+            raise EngineError(f"{where}: the engine's model has no tensor {name}")
+        if shape != self._expected[name]:
+            raise EngineError(f"{where}: {name} has shape {shape}, expected {self._expected[name]}")
+
+    def finish(self, version: int, num_tensors: int) -> None:
+        """Checks that everything has come.
+
+        Raises:
+            EngineError: if the version, the number of tensors or the set of names is another than announced.
+        """
+        where = f"{self._who}: version {self._version}"
+        if version != self._version:
+            raise EngineError(f"{where}: the update that ends is of version {version}")
+        if len(self._received) != num_tensors:
+            raise EngineError(f"{where}: expected {num_tensors} tensors, got {len(self._received)}")
+        missing = sorted(set(self._expected or ()) - self._received - _OPTIONAL_NAMES)
+        if missing:
+            raise EngineError(f"{where}: {len(missing)} tensors did not come: {', '.join(missing[:5])}")
+
+
+def checkpoint_shapes(model_path: Path) -> dict[str, tuple[int, ...]] | None:
+    """Shape of every tensor in the folder's safetensors files, from their headers; None if there are none."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(model_path.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(header_bytes))
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes or None
