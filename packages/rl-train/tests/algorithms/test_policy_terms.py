@@ -163,10 +163,15 @@ def test_a_sequence_is_rejected_by_its_geometric_mean():
 
 def test_off_policy_sequences_are_masked_only_where_the_advantage_is_negative():
     sequences = Sequences.of(torch.tensor([0, 2, 4, 6]), torch.ones(6, dtype=torch.bool), torch.float32)
-    log_ratio = torch.tensor([-0.2, 0.0, -0.2, 0.0, 0.2, -0.1])  # drifts 0.1, 0.1, -0.05
+    log_ratio = torch.tensor([-0.4, 0.0, -0.4, 0.0, -0.2, 0.0])  # mean drifts 0.2, 0.2, 0.1
     advantages = torch.tensor([-1.0, -1, 1, 1, -1, -1])
-    kept = is_on_policy_enough(log_ratio, advantages, sequences, delta=0.05)
+    kept = is_on_policy_enough(log_ratio, advantages, sequences, delta=0.15)
     assert kept.tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
+def test_importance_ratios_are_constants_to_the_gradient(level):
+    assert not policy_ratio(torch.zeros(3, requires_grad=True), level, one_sequence(3)).requires_grad
 
 
 def test_a_ratio_never_overflows():
