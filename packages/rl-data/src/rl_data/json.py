@@ -1,3 +1,3 @@
 """The type of a JSON value, for fields that carry a user's own data."""
 
-type JsonValue = None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]
+type JsonValue = bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None

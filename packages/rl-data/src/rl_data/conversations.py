@@ -1,0 +1,98 @@
+"""Conversation data sets for supervised training, as samples whose mask covers what the assistant wrote."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rl_data.chat import ConversationRenderer, Tools
+from rl_data.errors import DataError
+from rl_data.json import JsonValue
+from rl_data.messages import Message, check_messages, check_tools, check_turns, require_key
+from rl_data.order import RowReference
+from rl_data.sample import Sample
+from rl_data.source import Source, TooLongError
+from rl_data.tokenizer import Tokenizer
+
+_OPENHERMES_KEY = "conversations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationDataConfig:
+    """Which conversations are read, and how they become tokens."""
+
+    prompt_data: str = field(
+        metadata={"help": "conversations: a .jsonl or .parquet file, with a slice as in FILE@[0:100]"}
+    )
+    input_key: str = field(
+        default="messages",
+        metadata={"help": "key of the messages; without it, a file with the key `conversations` is read as OpenHermes"},
+    )
+    tool_key: str = field(
+        default="tools", metadata={"help": "key of tool definitions for the chat template, in rows that have it"}
+    )
+    apply_chat_template_kwargs: dict[str, JsonValue] = field(
+        default_factory=dict[str, JsonValue],
+        metadata={"help": 'JSON object of variables for the chat template, such as {"enable_thinking": false}'},
+    )
+    rollout_shuffle: bool = field(
+        default=False, metadata={"help": "read the rows of each epoch in an order of its own"}
+    )
+    rollout_seed: int = field(default=42, metadata={"help": "seed of the order of rows"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "conversations of more tokens than this are dropped and counted"}
+    )
+
+
+class ConversationSource(Source[Sample]):
+    """Conversations of a data set as samples, batch after batch, without end.
+
+    A row is {"messages": [{"role", "content"}]} or, as in OpenHermes, {"conversations": [{"from", "value"}]}; the first
+    row tells which, and every row must be of the same kind.
+
+    Raises:
+        DataError: if the file is missing or empty, or the chat template cannot be masked safely.
+    """
+
+    def __init__(self, config: ConversationDataConfig, tokenizer: Tokenizer) -> None:
+        super().__init__(config.prompt_data, shuffle=config.rollout_shuffle, seed=config.rollout_seed)
+        self._config = config
+        self._tokenizer = tokenizer
+        self._renderer = ConversationRenderer(tokenizer, template_arguments=config.apply_chat_template_kwargs)
+        first = self._rows.row(0)
+        self._key = config.input_key
+        if self._key not in first and _OPENHERMES_KEY in first:
+            self._key = _OPENHERMES_KEY
+        self._has_turns = _has_turns(first.get(self._key))
+
+    def _check(self, row: dict[str, JsonValue]) -> None:
+        self._parse(row)
+
+    def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Sample:
+        messages, tools = self._parse(row)
+        rendered = self._renderer.render(messages, tools=tools)
+        length = len(rendered.tokens)
+        if self._config.max_length is not None and length > self._config.max_length:
+            raise TooLongError(length, self._config.max_length)
+        prompt_length = int(rendered.loss_mask.argmax())
+        return Sample(
+            group_id=f"{reference.epoch}-{reference.row}",
+            index=0,
+            tokens=rendered.tokens,
+            prompt_length=prompt_length,
+            loss_mask=rendered.loss_mask,
+            rollout_logprobs=np.zeros(length, dtype=np.float32),
+            response_text=self._tokenizer.decode(rendered.tokens[prompt_length:].tolist()),
+        )
+
+    def _parse(self, row: dict[str, JsonValue]) -> tuple[list[Message], Tools]:
+        """The row's messages and tools, checked."""
+        value = require_key(row, self._key)
+        messages = check_turns(value, key=self._key) if self._has_turns else check_messages(value, key=self._key)
+        if not any(message["role"] == "assistant" for message in messages):
+            raise DataError(f"key {self._key!r}: expected a message of the assistant to train on, found none")
+        return messages, check_tools(row.get(self._config.tool_key), key=self._config.tool_key)
+
+
+def _has_turns(value: JsonValue) -> bool:
+    """Whether messages are written as {"from", "value"}."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]

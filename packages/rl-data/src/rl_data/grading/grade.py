@@ -1,0 +1,34 @@
+"""What grading a response gives."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class GradeOutcome(StrEnum):
+    """Whether there is a grade."""
+
+    GRADED = "graded"  # there is a value, be it that of a wrong answer
+    TIMEOUT = "timeout"  # the grader did not end in time and was killed
+    CRASH = "crash"  # the grader failed or its process died
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """A grader's verdict. A timeout or a crash has no value: it says nothing about the answer and is never a 0.
+
+    Raises:
+        ValueError: if a value comes without a grade, is missing from one, or is not finite.
+    """
+
+    value: float | None
+    """The reward; None unless the outcome is GRADED."""
+    outcome: GradeOutcome = GradeOutcome.GRADED
+    reason: str = ""
+    """Why: which answer was found and what it was compared with, or what failed."""
+
+    def __post_init__(self) -> None:
+        if (self.value is not None) != (self.outcome is GradeOutcome.GRADED):
+            raise ValueError(f"grade: value {self.value} does not go with outcome {self.outcome}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"grade: expected a finite value, got {self.value}")

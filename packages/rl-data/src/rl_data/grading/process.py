@@ -1,0 +1,135 @@
+"""One worker process, as its owner sees it: started when needed, asked with a deadline, killed when it passes."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import msgspec
+
+from rl_data.grading.worker import READY, Request, Verdict
+
+_START_TIMEOUT_S = 120.0
+"""Importing sympy takes half a second on an idle machine, and much longer on one that starts engines as well."""
+
+
+class WorkerCrashError(Exception):
+    """The process died or answered nonsense; the message ends with what it wrote last."""
+
+
+class WorkerProcess:
+    """A child that compares answers. One thread at a time may ask; any thread may close.
+
+    A plain child that runs one module is used instead of multiprocessing, whose children import the caller's main
+    program again: a trainer's takes seconds, and a script without a guard would start itself over and over.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        self._is_closed = False
+        self._unread = b""
+
+    def start(self) -> None:
+        """Starts the process if it does not run, and waits until it can answer.
+
+        Raises:
+            WorkerCrashError: if it does not start, or the worker is closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise WorkerCrashError("the pool is closed")
+            if self._process is not None and self._process.poll() is None:
+                return
+            self._errors.seek(0)
+            self._errors.truncate()
+            self._unread = b""
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rl_data.grading.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
+            )
+        try:
+            line = self._read_line(_START_TIMEOUT_S)
+        except TimeoutError:
+            self.kill()
+            raise WorkerCrashError(f"a grading process did not start within {_START_TIMEOUT_S:.0f} s") from None
+        if line != READY:
+            raise WorkerCrashError(f"a grading process failed to start: {self._last_words()}")
+
+    def ask(self, answer: str, label: str, timeout_s: float) -> Verdict:
+        """The verdict, within `timeout_s` from now, the start of the process not counted.
+
+        Raises:
+            TimeoutError: if it took longer; the process is dead then.
+            WorkerCrashError: if the process died.
+        """
+        self.start()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        # The child ends itself a little later, should this process be gone by then.
+        request = Request(answer=answer, label=label, timeout_s=timeout_s + 1.0)
+        try:
+            process.stdin.write(msgspec.json.encode(request) + b"\n")
+            process.stdin.flush()
+            return msgspec.json.decode(self._read_line(timeout_s), type=Verdict)
+        except TimeoutError:
+            self.kill()
+            raise
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            self.kill()
+            raise WorkerCrashError(f"a grading process died: {self._last_words()}") from error
+
+    def kill(self) -> None:
+        """Ends the process, if one runs; the next question starts another."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # what was not written yet is of no use any more
+                    pipe.close()
+
+    def close(self) -> None:
+        """Ends the process for good."""
+        with self._lock:
+            self._is_closed = True
+        self.kill()
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        """A line of the child's output; b"" where it has died.
+
+        Raises:
+            TimeoutError: if none came in time.
+        """
+        process = self._process
+        if process is None or process.stdout is None:
+            return b""
+        descriptor = process.stdout.fileno()
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._unread:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                return b""
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line + b"\n"
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it left no message"

@@ -1,0 +1,215 @@
+"""Samples to micro-batches: the only way from `Sample` to `TrainBatch`.
+
+Ranks get nearly equal numbers of tokens, micro-batches stay under a token budget, and every rank has the same number
+of them. Both splits put the longest sample first where the load is least (Graham 1969, "Bounds on multiprocessing
+timing anomalies"); where that overflows a budget, the longest sample goes into the first micro-batch with room
+(Johnson 1974, "first-fit decreasing"). Nothing is random: equal samples give an equal batch.
+
+N = samples, R = data-parallel ranks, M = micro-batches a rank, T = tokens of a micro-batch.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_data.batch import Microbatch, TrainBatch
+from rl_data.errors import DataError
+from rl_data.sample import Sample
+
+type LossReduction = Literal["token", "sample"]
+"""How token losses are averaged over the step: over all trained tokens, or within each sample and then over samples."""
+
+
+def pack(
+    samples: Sequence[Sample],
+    *,
+    num_ranks: int,
+    max_tokens: int,
+    loss_reduction: LossReduction = "token",
+    advantages: Sequence[float | NDArray[np.float32]] | None = None,
+    pad_to_multiple: int = 1,
+) -> TrainBatch:
+    """One optimizer step's batch.
+
+    Args:
+        samples: [N], each with at most `max_tokens` tokens.
+        num_ranks: R.
+        max_tokens: most tokens of a micro-batch, padding included.
+        loss_reduction: what the loss weights average over; they sum to 1 over the whole batch either way. A sample
+            without trained tokens counts for nothing.
+        advantages: [N], for each sample one number or an array [tokens of the sample]; None: all 0, as for
+            supervised data.
+        pad_to_multiple: T is made a multiple of this by a padding sequence, as sequence parallelism asks for.
+
+    Returns:
+        A batch in which every token of every sample stands once. A rank that gets fewer samples than there are
+        micro-batches has some that hold padding alone.
+
+    Raises:
+        DataError: if there is nothing to train, a sample is longer than the budget, a sequence's first token is to be
+            trained, or lengths differ.
+    """
+    if num_ranks < 1 or pad_to_multiple < 1:
+        raise DataError(
+            f"pack: expected num_ranks and pad_to_multiple of at least 1, got {num_ranks}, {pad_to_multiple}"
+        )
+    budget = max_tokens // pad_to_multiple * pad_to_multiple
+    lengths = [len(sample.tokens) for sample in samples]
+    _check_samples(samples, lengths, budget)
+    weights = _loss_weights(samples, loss_reduction)
+    advantages_by_sample = _advantages(samples, advantages)
+
+    ranks = _split_evenly(list(range(len(samples))), lengths, num_ranks)
+    num_microbatches = max(max(len(_first_fit(rank, lengths, budget)) for rank in ranks), 1)
+    microbatches = tuple(
+        tuple(
+            _microbatch(samples, indices, weights, advantages_by_sample, pad_to_multiple)
+            for indices in _split_under_budget(rank, lengths, num_microbatches, budget)
+        )
+        for rank in ranks
+    )
+    return TrainBatch(
+        microbatches=microbatches,
+        num_samples=len(samples),
+        num_loss_tokens=sum(sample.num_loss_tokens for sample in samples),
+        num_tokens=sum(lengths),
+    )
+
+
+def with_logprobs(
+    batch: TrainBatch,
+    *,
+    old: Sequence[Sequence[NDArray[np.float32]]] | None = None,
+    ref: Sequence[Sequence[NDArray[np.float32]]] | None = None,
+) -> TrainBatch:
+    """The batch with what `Trainer.compute_logprobs` gave: [R][M][T] under the old and the reference policy."""
+    return replace(
+        batch,
+        microbatches=tuple(
+            tuple(
+                replace(
+                    microbatch,
+                    old_logprobs=microbatch.old_logprobs if old is None else old[rank][number],
+                    ref_logprobs=microbatch.ref_logprobs if ref is None else ref[rank][number],
+                )
+                for number, microbatch in enumerate(microbatches)
+            )
+            for rank, microbatches in enumerate(batch.microbatches)
+        ),
+    )
+
+
+def _check_samples(samples: Sequence[Sample], lengths: Sequence[int], budget: int) -> None:
+    if not any(sample.loss_mask.any() for sample in samples):
+        raise DataError(f"pack: {len(samples)} samples without a token to train")
+    for sample, length in zip(samples, lengths, strict=True):
+        where = f"sample {sample.group_id}/{sample.index}"
+        if length > budget:
+            raise DataError(f"{where} has {length} tokens, more than the {budget} that a micro-batch may have")
+        if length == 0:
+            raise DataError(f"{where} has no tokens")
+        if sample.loss_mask[0]:
+            raise DataError(f"{where}: its first token is to be trained, but no token stands before it to predict it")
+
+
+def _loss_weights(samples: Sequence[Sample], reduction: LossReduction) -> list[float]:
+    """[N] weight of each trained token of a sample."""
+    counts = [sample.num_loss_tokens for sample in samples]
+    if reduction == "token":
+        return [1.0 / sum(counts)] * len(samples)
+    num_trained = sum(count > 0 for count in counts)
+    return [1.0 / (count * num_trained) if count else 0.0 for count in counts]
+
+
+def _advantages(
+    samples: Sequence[Sample], advantages: Sequence[float | NDArray[np.float32]] | None
+) -> Sequence[float | NDArray[np.float32]]:
+    if advantages is None:
+        return [0.0] * len(samples)
+    if len(advantages) != len(samples):
+        raise DataError(f"pack: expected an advantage for each of {len(samples)} samples, got {len(advantages)}")
+    for sample, advantage in zip(samples, advantages, strict=True):
+        shape = np.shape(advantage)
+        if shape not in ((), sample.tokens.shape):
+            where = f"sample {sample.group_id}/{sample.index}"
+            raise DataError(f"{where}: expected one advantage or {sample.tokens.shape}, got shape {shape}")
+    return advantages
+
+
+def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    return sorted(indices, key=lambda index: (-lengths[index], index))
+
+
+def _split_evenly(indices: Sequence[int], lengths: Sequence[int], num_parts: int) -> list[list[int]]:
+    """Parts of nearly equal total length: the longest first, each to the part that has the least."""
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    heap = [(0, part) for part in range(num_parts)]
+    for index in _by_length(indices, lengths):
+        total, part = heap[0]
+        parts[part].append(index)
+        heapq.heapreplace(heap, (total + lengths[index], part))
+    return parts
+
+
+def _first_fit(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Few parts under the budget: the longest first, each to the first part with room."""
+    parts: list[list[int]] = []
+    rooms: list[int] = []
+    for index in _by_length(indices, lengths):
+        length = lengths[index]
+        part = next((part for part, room in enumerate(rooms) if room >= length), len(parts))
+        if part == len(parts):
+            parts.append([])
+            rooms.append(budget)
+        parts[part].append(index)
+        rooms[part] -= length
+    return parts
+
+
+def _split_under_budget(indices: Sequence[int], lengths: Sequence[int], num_parts: int, budget: int) -> list[list[int]]:
+    """Exactly `num_parts` parts under the budget, even ones where that is possible; some may be empty."""
+    parts = _split_evenly(indices, lengths, num_parts)
+    if any(sum(lengths[index] for index in part) > budget for part in parts):
+        parts = _first_fit(indices, lengths, budget)
+        parts += [[] for _ in range(num_parts - len(parts))]
+    return [sorted(part) for part in parts]
+
+
+def _microbatch(
+    samples: Sequence[Sample],
+    indices: Sequence[int],
+    weights: Sequence[float],
+    advantages: Sequence[float | NDArray[np.float32]],
+    pad_to_multiple: int,
+) -> Microbatch:
+    """The samples end to end, and padding as a last sequence where it is needed."""
+    members = [samples[index] for index in indices]
+    lengths = [len(sample.tokens) for sample in members]
+    num_tokens = sum(lengths)
+    num_padding = -num_tokens % pad_to_multiple if members else pad_to_multiple
+    ends = [*lengths, num_padding] if num_padding else lengths
+    total = num_tokens + num_padding
+    tokens = np.zeros(total, dtype=np.int64)
+    loss_weights = np.zeros(total, dtype=np.float32)
+    token_advantages = np.zeros(total, dtype=np.float32)
+    rollout_logprobs = np.zeros(total, dtype=np.float32)
+    start = 0
+    for index, sample in zip(indices, members, strict=True):
+        stop = start + len(sample.tokens)
+        tokens[start:stop] = sample.tokens
+        loss_weights[start:stop] = sample.loss_mask * np.float32(weights[index])
+        token_advantages[start:stop] = np.where(sample.loss_mask, advantages[index], 0.0)
+        rollout_logprobs[start:stop] = np.where(sample.loss_mask, sample.rollout_logprobs, 0.0)
+        start = stop
+    return Microbatch(
+        tokens=tokens,
+        position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in ends]),
+        cu_seqlens=np.concatenate([[0], np.cumsum(ends)]).astype(np.int32),
+        loss_weights=loss_weights,
+        advantages=token_advantages,
+        rollout_logprobs=rollout_logprobs,
+    )

@@ -1,0 +1,95 @@
+"""Small real objects for tests: samples, groups and a tokenizer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from rl_data.json import JsonValue
+from rl_data.sample import FinishReason, PolicyVersion, Sample, SampleGroup, VersionSpan
+from rl_data.tokenizer import Tokenizer
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+CHATML_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""The frame of Qwen's templates, without tools and thinking."""
+
+
+def make_sample(
+    *,
+    group_id: str = "0-0",
+    index: int = 0,
+    prompt_length: int = 3,
+    response_length: int = 4,
+    reward: float | None = None,
+    policy_version: PolicyVersion | None = 1,
+    finish_reason: FinishReason = FinishReason.STOP,
+    label: str | None = None,
+    metadata: dict[str, JsonValue] | None = None,
+) -> Sample:
+    """A sample with plausible contents that depend on `group_id` and `index` alone; the whole response is trained.
+
+    Args:
+        policy_version: of the whole response; None: no span, as in supervised data.
+    """
+    length = prompt_length + response_length
+    random = np.random.default_rng(np.frombuffer(f"{group_id}/{index}".encode(), dtype=np.uint8).tolist())
+    mask = np.arange(length) >= prompt_length
+    spans = (VersionSpan(prompt_length, length, policy_version),) if policy_version is not None and mask.any() else ()
+    return Sample(
+        group_id=group_id,
+        index=index,
+        tokens=random.integers(0, 256, length, dtype=np.int32),
+        prompt_length=prompt_length,
+        loss_mask=mask,
+        rollout_logprobs=np.where(mask, -random.exponential(1.0, length), 0.0).astype(np.float32),
+        spans=spans,
+        finish_reason=finish_reason,
+        reward=reward,
+        response_text=f"response {index}",
+        label=label,
+        metadata=metadata or {},
+    )
+
+
+def make_group(
+    group_id: str = "0-0", *, rewards: Sequence[float | None] = (1.0, 0.0), policy_version: PolicyVersion = 1
+) -> SampleGroup:
+    """A group with one sample a reward."""
+    samples = tuple(
+        make_sample(group_id=group_id, index=index, reward=reward, policy_version=policy_version)
+        for index, reward in enumerate(rewards)
+    )
+    return SampleGroup(group_id=group_id, samples=samples)
+
+
+def tiny_tokenizer(folder: str | Path | None = None, *, chat_template: str = CHATML_TEMPLATE) -> Tokenizer:
+    """A byte-level tokenizer of 259 tokens, a byte each and the special tokens, with a chat template like Qwen's.
+
+    Args:
+        folder: where to save it as Hugging Face files, if anywhere.
+    """
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw_tokenizers = cast(Any, tokenizers)  # its stubs leave most types open
+    byte_level = raw_tokenizers.pre_tokenizers.ByteLevel
+    alphabet: list[str] = sorted(byte_level.alphabet())
+    vocabulary = {symbol: number for number, symbol in enumerate(alphabet)}
+    raw = raw_tokenizers.Tokenizer(raw_tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=False)
+    raw.decoder = raw_tokenizers.decoders.ByteLevel()
+    raw.add_special_tokens([raw_tokenizers.AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    tokenizer = cast(Any, PreTrainedTokenizerFast)(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = chat_template
+    if folder is not None:
+        tokenizer.save_pretrained(str(folder))
+    return cast(Tokenizer, tokenizer)
