@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rl_data.json import JsonValue
-
 from rl_train.errors import TrainConfigError
 from rl_train.megatron.flags_honoured import HONOURED, LIMITED
 from rl_train.megatron.flags_model import ShapeValue, shape_of
@@ -52,7 +51,7 @@ class MegatronArguments:
 
     def as_json(self) -> dict[str, JsonValue]:
         """The flags that were given and every resolved value."""
-        return {"explicit": sorted(self.explicit), "values": dict(self.values)}
+        return {"explicit": [*sorted(self.explicit)], "values": dict(self.values)}
 
 
 def parse_megatron_args(

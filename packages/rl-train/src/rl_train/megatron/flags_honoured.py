@@ -6,26 +6,23 @@ the flags of `SHAPE_FLAGS` and `LIMITED` too) or in `flags_refused.REFUSED`.
 
 from typing import NamedTuple
 
-SHAPE_FLAGS: frozenset[str] = frozenset(
-    f"--{name}"
-    for name in """
-    add-qkv-bias disable-bias-linear ffn-hidden-size group-query-attention hidden-size kv-channels max-position-embeddings
-    norm-epsilon normalization num-attention-heads num-layers num-query-groups position-embedding-type qk-layernorm
-    rotary-base rotary-percent swiglu untie-embeddings-and-output-weights use-rotary-position-embeddings vocab-size
-    """.split()
-)
-"""Flags that describe the model. config.json decides; a flag may repeat what it says."""
+_SHAPE = """
+    add-qkv-bias disable-bias-linear ffn-hidden-size group-query-attention hidden-size kv-channels
+    max-position-embeddings norm-epsilon normalization num-attention-heads num-layers num-query-groups
+    position-embedding-type qk-layernorm rotary-base rotary-percent swiglu untie-embeddings-and-output-weights
+    use-rotary-position-embeddings vocab-size
+"""
 
-_FREE_FLAGS: frozenset[str] = frozenset(
-    f"--{name}"
-    for name in """
+_FREE = """
     adam-beta1 adam-beta2 adam-eps bf16 clip-grad end-weight-decay lr lr-decay-iters lr-decay-style lr-warmup-fraction
     lr-warmup-init lr-warmup-iters lr-wsd-decay-iters lr-wsd-decay-style make-vocab-size-divisible-by min-lr
     no-bias-dropout-fusion no-bias-swiglu-fusion pipeline-model-parallel-size recompute-activations
     recompute-granularity recompute-method recompute-modules recompute-num-layers seed sequence-parallel
     start-weight-decay tensor-model-parallel-size weight-decay weight-decay-incr-style
-    """.split()
-)
+"""
+
+SHAPE_FLAGS: frozenset[str] = frozenset(f"--{name}" for name in _SHAPE.split())
+"""Flags that describe the model. config.json decides; a flag may repeat what it says."""
 
 
 class Limit(NamedTuple):
@@ -83,5 +80,5 @@ LIMITED: dict[str, Limit] = {
 }
 """Flags with one meaning here: giving it explicitly is fine, giving another is an error."""
 
-HONOURED: frozenset[str] = SHAPE_FLAGS | _FREE_FLAGS | LIMITED.keys()
+HONOURED: frozenset[str] = SHAPE_FLAGS | frozenset(f"--{name}" for name in _FREE.split()) | LIMITED.keys()
 """Every Megatron flag that may be given."""

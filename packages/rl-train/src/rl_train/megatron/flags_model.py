@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rl_data.json import JsonValue
-
 from rl_train.errors import TrainConfigError
 
 

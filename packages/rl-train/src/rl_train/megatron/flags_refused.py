@@ -28,7 +28,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "the recipe counts the steps: use --num-rollout or --num-epoch, and --lr-decay-iters or --lr-warmup-iters for the schedule",
+        "the recipe counts the steps: use --num-rollout or --num-epoch, and --lr-decay-iters, --lr-warmup-iters",
         """
         lr-decay-samples lr-warmup-samples lr-wsd-decay-samples train-iters train-samples
         """,
