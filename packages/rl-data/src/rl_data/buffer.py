@@ -45,7 +45,7 @@ class SampleBuffer:
         self._groups.extendleft(reversed(list(groups)))
 
     def take(self, num_groups: int, *, policy_version: PolicyVersion) -> list[SampleGroup]:
-        """The first `num_groups` groups, or fewer, that are young enough for `policy_version`; older ones are dropped."""
+        """At most `num_groups` from the front that are young enough for `policy_version`; older ones are dropped."""
         taken: list[SampleGroup] = []
         while self._groups and len(taken) < num_groups:
             group = self._groups.popleft()

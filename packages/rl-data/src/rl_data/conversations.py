@@ -7,7 +7,7 @@ import numpy as np
 from rl_data.chat import ConversationRenderer, Tools
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
-from rl_data.messages import Message, check_messages, check_tools, check_turns, require_key
+from rl_data.messages import Message, check_messages, check_tools, check_turns, has_turns, require_key
 from rl_data.order import RowReference
 from rl_data.sample import Sample
 from rl_data.source import Source, TooLongError
@@ -62,7 +62,7 @@ class ConversationSource(Source[Sample]):
         self._key = config.input_key
         if self._key not in first and _OPENHERMES_KEY in first:
             self._key = _OPENHERMES_KEY
-        self._has_turns = _has_turns(first.get(self._key))
+        self._has_turns = has_turns(first.get(self._key))
 
     def _check(self, row: dict[str, JsonValue]) -> None:
         self._parse(row)
@@ -91,8 +91,3 @@ class ConversationSource(Source[Sample]):
         if not any(message["role"] == "assistant" for message in messages):
             raise DataError(f"key {self._key!r}: expected a message of the assistant to train on, found none")
         return messages, check_tools(row.get(self._config.tool_key), key=self._config.tool_key)
-
-
-def _has_turns(value: JsonValue) -> bool:
-    """Whether messages are written as {"from", "value"}."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]

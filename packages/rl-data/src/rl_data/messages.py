@@ -73,6 +73,11 @@ def check_turns(value: JsonValue, *, key: str) -> list[Message]:
     return messages
 
 
+def has_turns(value: JsonValue) -> bool:
+    """Whether messages are written as {"from", "value"}, judged by the first."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
+
+
 def check_tools(value: JsonValue, *, key: str) -> Sequence[Mapping[str, JsonValue]] | None:
     """The value of `key` as tool definitions; None where it is null or an empty list.
 
