@@ -1,7 +1,22 @@
 """Generate, score and evaluate with inference engines."""
 
 from rl_rollout.engine import Engine, GenerateRequest, Generation, SamplingParams
-from rl_rollout.errors import EngineDeadlineError, EngineError, RequestError, RLRolloutError, RolloutConfigError
+from rl_rollout.errors import (
+    EngineDeadlineError,
+    EngineError,
+    EngineNotServingError,
+    RequestError,
+    RLRolloutError,
+    RolloutConfigError,
+    RolloutStarvedError,
+)
+from rl_rollout.evaluation import EvalConfig, EvalReport, evaluate
+from rl_rollout.generate import GenerateContext, GenerateFunction, per_sample, single_turn
+from rl_rollout.multi_turn import MultiTurn
+from rl_rollout.pool import EnginePool
+from rl_rollout.rollout import Rollout, RolloutResult
+from rl_rollout.rollout_config import RolloutConfig
+from rl_rollout.score import GraderConfig, grade_many
 from rl_rollout.sglang.engine import EngineConfig, SGLangEngine
 
 __all__ = [
@@ -9,11 +24,27 @@ __all__ = [
     "EngineConfig",
     "EngineDeadlineError",
     "EngineError",
+    "EngineNotServingError",
+    "EnginePool",
+    "EvalConfig",
+    "EvalReport",
+    "GenerateContext",
+    "GenerateFunction",
     "GenerateRequest",
     "Generation",
+    "GraderConfig",
+    "MultiTurn",
     "RLRolloutError",
     "RequestError",
+    "Rollout",
+    "RolloutConfig",
     "RolloutConfigError",
+    "RolloutResult",
+    "RolloutStarvedError",
     "SGLangEngine",
     "SamplingParams",
+    "evaluate",
+    "grade_many",
+    "per_sample",
+    "single_turn",
 ]

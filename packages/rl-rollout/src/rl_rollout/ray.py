@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
 from rl_data import PolicyVersion
 from rl_data.json import JsonValue
-
 from rl_rollout.engine import GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
 from rl_rollout.sglang.engine import EngineConfig, ServerArguments, SGLangEngine
@@ -153,7 +153,7 @@ class RayEngine:
             self._get(self._actor.close.remote(), _CLOSE_S, "closing")
         except EngineError as error:
             logger.debug("%s was closed the hard way: %s", self._name, error)
-        ray.kill(self._actor)
+        ray.kill(self._actor)  # pyright: ignore[reportUnknownMemberType]
 
     def _get(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
         try:
@@ -170,7 +170,7 @@ class RayEngine:
     def _translate(self, error: Exception, timeout_s: float, doing: str) -> RLRolloutError:
         """Our own error for Ray's, which stays as its cause and shows the actor's traceback."""
         if isinstance(error, RayTaskError):
-            if isinstance(error.cause, RLRolloutError):
+            if isinstance(error.cause, RLRolloutError):  # pyright: ignore[reportUnknownMemberType]
                 return error.cause
             return EngineError(f"{self._name}: failed while {doing}:\n{error}")
         if isinstance(error, RayActorError):
@@ -224,4 +224,4 @@ def start_engine(
         .options(num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy=strategy, max_restarts=0)
         .remote(str(model_path), name, given, chosen, needs_tokenizer)
     )
-    return RayEngine(actor, name, chosen)
+    return RayEngine(cast("ActorHandle[Any]", actor), name, chosen)

@@ -60,7 +60,7 @@ class IncomingWeights:
         """Checks a bucket before it is loaded, and counts its tensors.
 
         Raises:
-            EngineError: naming the bucket, if the checksum, the size, a name or a shape is wrong or a tensor came twice.
+            EngineError: naming the bucket, if checksum, size, a name or a shape is wrong or a tensor came twice.
         """
         where = (
             f"{self._who}: bucket {self._num_buckets} of version {self._version} (from {specs[0][0] if specs else '-'})"

@@ -54,7 +54,7 @@ def parse_sglang_args(argv: Sequence[str]) -> SGLangArguments:
         return SGLangArguments(explicit={})
     parser = _parser()
     words = ["--" + word.removeprefix(PREFIX) if word.startswith("--") else word for word in argv]
-    # Aliases that SGLang means to retire keep their meaning, so its notices, which name them without prefix, are dropped.
+    # Aliases that SGLang means to retire keep their meaning; its notices, which name them without prefix, are dropped.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         args = parser.parse_args([*_REQUIRED, *words])
     options = {option: action.dest for action in parser._actions for option in action.option_strings}

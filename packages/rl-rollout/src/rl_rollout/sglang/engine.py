@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rl_data import FinishReason, PolicyVersion
 from rl_data.json import JsonValue
-
 from rl_rollout.engine import GenerateRequest, Generation, SamplingParams
-from rl_rollout.errors import EngineDeadlineError, EngineError, RequestError, RolloutConfigError
+from rl_rollout.errors import (
+    EngineDeadlineError,
+    EngineError,
+    EngineNotServingError,
+    RequestError,
+    RolloutConfigError,
+)
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
@@ -130,7 +136,7 @@ class SGLangEngine:
         """Seconds of the start by phase, once the engine can serve.
 
         Raises:
-            EngineDeadlineError: if that takes longer than `timeout_s` (default: engine_start_timeout_s from the start on).
+            EngineDeadlineError: if it takes longer than `timeout_s` (default: what is left of engine_start_timeout_s).
             EngineError: with the end of the engine's log, if it failed to start.
         """
         return dict(self._ready(timeout_s).seconds)
@@ -149,7 +155,7 @@ class SGLangEngine:
         ready = await self._until(deadline, asyncio.wrap_future(self._host.ready), "starting")
         version = self._version
         if version is None:
-            raise EngineError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+            raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
         if not requests:
             return []
         wire = [self._to_wire(request, ready) for request in requests]

@@ -3,6 +3,7 @@
 A frame is 8 bytes of length (little endian), 1 byte that is 1 if a file descriptor comes along, and a msgpack body.
 """
 
+import contextlib
 import os
 import socket
 import struct
@@ -176,10 +177,8 @@ class Channel:
 
     def close(self) -> None:
         """Closes this end; the other receives None."""
-        try:
+        with contextlib.suppress(OSError):  # the other end may have gone first
             self._end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end went first
         self._end.close()
 
 

@@ -1,7 +1,7 @@
 """Sampling on a CPU where each request's `sampling_seed` decides its tokens.
 
-Reason: SGLang honours `sampling_seed` in its deterministic mode only, which needs Triton kernels. The tokens of a request
-depend here on its seed, the position and the probabilities alone, not on what else is in the batch.
+Reason: SGLang honours `sampling_seed` in its deterministic mode only, which needs Triton kernels. The tokens of a
+request depend here on its seed, the position and the probabilities alone, not on what else is in the batch.
 Remove it when SGLang honours `sampling_seed` with the pytorch sampling backend outside of deterministic mode.
 
 B = requests in the batch, V = vocabulary.
@@ -47,6 +47,7 @@ class SeededSampler(Sampler):
         simple_sampling_case: bool,
     ) -> torch.Tensor:
         """[B] int32 token ids; probs is [B, V] and stays as it is."""
+        assert sampling_info.sampling_seed is not None, "_attach_seeds has not run"
         uniform_B = uniform(sampling_info.sampling_seed, positions)
         if simple_sampling_case:
             return _invert(probs, uniform_B).to(torch.int32)

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from queue import SimpleQueue
 
@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import torch
 from sglang.srt.entrypoints.engine import Engine as SGLang
+from sglang.srt.entrypoints.engine import SchedulerInitResult
 from sglang.srt.managers.io_struct import (
     GenerateReqInput,
     ReleaseMemoryOccupationReqInput,
@@ -64,15 +65,17 @@ class _ForkingSGLang(SGLang):
     """
 
     @classmethod
-    def _launch_scheduler_processes(cls, server_args: ServerArgs, port_args: PortArgs, run_scheduler_process_func):
+    def _launch_scheduler_processes(
+        cls, server_args: ServerArgs, port_args: PortArgs, run_scheduler_process_func: Callable
+    ) -> tuple[SchedulerInitResult, list | None]:
         if server_args.device == "cpu":
             multiprocessing.set_start_method("fork", force=True)
         return super()._launch_scheduler_processes(server_args, port_args, run_scheduler_process_func)
 
     @classmethod
     def _launch_detokenizer_subprocesses(
-        cls, server_args: ServerArgs, port_args: PortArgs, run_detokenizer_process_func
-    ):
+        cls, server_args: ServerArgs, port_args: PortArgs, run_detokenizer_process_func: Callable
+    ) -> tuple[list, list[str]]:
         if server_args.skip_tokenizer_init:
             return [], []
         return super()._launch_detokenizer_subprocesses(server_args, port_args, run_detokenizer_process_func)
@@ -105,8 +108,12 @@ class ServedEngine:
                 if chosen.get(name, only) != only:
                     raise ValueError(f"SGLang's {name} can only be {only!r} on a CPU, got {chosen[name]!r}")
         self._engine = _ForkingSGLang(**chosen)
-        self._manager = self._engine.tokenizer_manager
-        self._manager._subprocess_watchdog.stop()  # _end_with_children does its work sooner
+        manager = self._engine.tokenizer_manager
+        assert manager is not None, "SGLang has one on the first machine, and this is it"
+        self._manager = manager
+        watchdog = manager._subprocess_watchdog
+        if watchdog is not None:
+            watchdog.stop()  # _end_with_children does its work sooner
         children = multiprocessing.active_children()
         threading.Thread(target=_end_with_children, args=(children,), name="children", daemon=True).start()
         launched_s = time.perf_counter() - started
@@ -145,7 +152,7 @@ class ServedEngine:
             self._channel.send(await self._carry_out(call, descriptor))
         except RequestRefusedError as error:
             self._channel.send(Failure(call.call_id, str(error), is_request_error=True))
-        except Exception as error:  # noqa: BLE001  The caller gets whatever SGLang raised, and judges it.
+        except Exception as error:  # The caller gets whatever SGLang raised, and judges it.
             logger.exception("call %d (%s) failed", call.call_id, type(call.task).__name__)
             self._channel.send(Failure(call.call_id, f"{type(error).__name__}: {error}"))
         finally:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _DEFAULT_MAX_TOTAL_TOKENS = 32768
 
 
-class TorchCpuPlatform(CpuDeviceMixin, SRTPlatform):
+class TorchCpuPlatform(CpuDeviceMixin, SRTPlatform):  # pyright: ignore[reportIncompatibleMethodOverride]  SGLang's own mix
     """SGLang on plain PyTorch: native layers, SDPA attention, sampling that honours each request's seed."""
 
     _enum = PlatformEnum.OOT  # selects forward_native in every layer

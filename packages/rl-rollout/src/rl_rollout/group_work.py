@@ -1,0 +1,88 @@
+"""The way of one group through generation, grading and the filter."""
+
+import logging
+from dataclasses import replace
+from typing import NamedTuple
+
+from rl_data import Prompt, SampleGroup
+from rl_data.buffer import is_unfinished
+from rl_data.filters import RewardSpread
+from rl_rollout.errors import RequestError
+from rl_rollout.generate import GenerateContext, GenerateFunction, continue_samples, sample_seed
+from rl_rollout.metrics import BusyTime
+from rl_rollout.rollout_config import RolloutConfig
+from rl_rollout.score import Grader, grade_many, is_failed
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = "unfinished"
+"""Reason of a group with samples that were cut off by the caller."""
+
+
+class Outcome(NamedTuple):
+    """What became of one group."""
+
+    order: int
+    """Position in which its prompt was taken."""
+    group: SampleGroup
+    """Without failed samples, unless it is dropped."""
+    num_failed: int
+    """Samples that the engine, the environment or the grader failed."""
+    reason: str | None
+    """Why it cannot be given; None if it can."""
+
+
+class GroupWork:
+    """Makes groups of prompts. One object serves a whole rollout; its clocks add up all groups' time.
+
+    Args:
+        config: how samples are drawn and filtered.
+        context: the engines and how they are asked.
+        generate: draws a prompt's samples.
+        grader: scores them.
+    """
+
+    def __init__(
+        self, config: RolloutConfig, context: GenerateContext, generate: GenerateFunction, grader: Grader
+    ) -> None:
+        self._config = config
+        self._context = context
+        self._generate = generate
+        self._grader = grader
+        self._filter = RewardSpread() if config.dynamic_sampling_filter == "reward_spread" else None
+        self.generating = BusyTime()
+        self.grading = BusyTime()
+
+    async def start(self, order: int, prompt: Prompt) -> Outcome:
+        """Draws the prompt's samples and goes on as `finish`."""
+        seeds = [self._seed(prompt.group_id, index) for index in range(self._config.n_samples_per_prompt)]
+        try:
+            with self.generating.running():
+                samples = await self._generate(prompt, seeds, self._context)
+        except RequestError as error:
+            logger.warning("group %s is dropped: %s", prompt.group_id, error)
+            return Outcome(order, SampleGroup(group_id=prompt.group_id, samples=()), 0, "request refused")
+        return await self.finish(order, SampleGroup(group_id=prompt.group_id, samples=tuple(samples)))
+
+    async def resume(self, order: int, group: SampleGroup) -> Outcome:
+        """Draws the rest of samples that were cut off, each with its own seed, and goes on as `finish`."""
+        seeds = [self._seed(group.group_id, sample.index) for sample in group.samples]
+        with self.generating.running():
+            samples = await continue_samples(group.samples, seeds, self._context)
+        return await self.finish(order, SampleGroup(group_id=group.group_id, samples=tuple(samples)))
+
+    async def finish(self, order: int, group: SampleGroup) -> Outcome:
+        """Grades what has no grade yet, takes failed samples out and filters the group."""
+        if is_unfinished(group):
+            return Outcome(order, group, 0, UNFINISHED)
+        with self.grading.running():
+            samples = await grade_many(group.samples, self._grader)
+        whole = [sample for sample in samples if not is_failed(sample)]
+        num_failed = len(samples) - len(whole)
+        if not whole:
+            return Outcome(order, replace(group, samples=tuple(samples)), num_failed, "all samples failed")
+        group = replace(group, samples=tuple(whole))
+        return Outcome(order, group, num_failed, self._filter.reason_to_drop(group) if self._filter else None)
+
+    def _seed(self, group_id: str, index: int) -> int:
+        return sample_seed(self._config.rollout_seed, group_id, index)
