@@ -118,9 +118,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser = _Parser(allow_abbrev=False, add_help=False)
         add_megatron_arguments(parser)
     try:
-        return parser.parse_args(list(argv))
+        args, extra = parser.parse_known_args(list(argv))
     except (AssertionError, KeyError) as error:  # raised by the type functions of some flags
-        raise TrainConfigError(f"a Megatron flag among {' '.join(argv)}: {error}") from error
+        raise TrainConfigError(f"{' '.join(argv)}: one of these values is not known to Megatron: {error}") from error
+    if extra:
+        before = [word for word in argv[: argv.index(extra[0])] if word.startswith("--")]
+        raise TrainConfigError(f"{before[-1] if before else 'Megatron'}: unexpected value {extra[0]!r}")
+    return args
 
 
 def _apply_limits(args: argparse.Namespace, explicit: frozenset[str]) -> None:

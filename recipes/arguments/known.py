@@ -1,0 +1,81 @@
+"""Which of the three kinds a flag belongs to. Reads plain tables only: neither Megatron nor SGLang is imported."""
+
+import difflib
+from collections.abc import Set
+from enum import Enum
+
+from recipes.arguments.flags_slime import ALWAYS, REFUSED_OF_SLIME
+from recipes.arguments.sources import Given
+from recipes.errors import UsageError
+from rl_rollout.sglang import flags as sglang_flags
+from rl_train.megatron import flags_honoured, flags_refused
+
+SGLANG_PREFIX = "--sglang-"
+
+OWNED_HERE: dict[str, str] = {
+    "--calculate-per-token-loss": "the loss is rl-train's",
+    "--eval-interval": "counts rollouts, and the engines evaluate",
+    "--global-batch-size": "counts samples of a step, before they are packed",
+    "--load": "names a run's checkpoint folder",
+    "--save": "names a folder of rl-train's checkpoints",
+    "--save-interval": "counts rollouts",
+}
+"""Flags that Megatron's parser has too and that mean the recipe's setting here, with the reason."""
+
+
+class Kind(Enum):
+    """Who reads a flag."""
+
+    OWN = "own"
+    MEGATRON = "megatron"
+    SGLANG = "sglang"
+    NOBODY = "nobody"
+    """It asks for what always is."""
+
+
+def kind_of(given: Given, own: Set[str]) -> Kind:
+    """Who reads the flag.
+
+    Raises:
+        UsageError: with the reason, if it is refused; with the nearest known name, if nobody knows it.
+    """
+    flag = given.flag
+    if flag in own:
+        return Kind.OWN
+    if flag in ALWAYS:
+        return Kind.NOBODY
+    reason = _refusal(flag)
+    if reason is not None:
+        raise UsageError(f"{flag}: {reason}")
+    if flag in flags_honoured.HONOURED:
+        return Kind.MEGATRON
+    if flag in _sglang(sglang_flags.HONOURED):
+        return Kind.SGLANG
+    raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own)}")
+
+
+def _refusal(flag: str) -> str | None:
+    if flag in REFUSED_OF_SLIME:
+        return f"this flag of slime is not taken: {REFUSED_OF_SLIME[flag]}"
+    if flag in flags_refused.REFUSED:
+        return f"this Megatron flag is not taken: {flags_refused.REFUSED[flag]}"
+    bare = "--" + flag.removeprefix(SGLANG_PREFIX)
+    if flag.startswith(SGLANG_PREFIX) and bare in sglang_flags.REFUSED:
+        return f"this SGLang flag is not taken: {sglang_flags.REFUSED[bare]}"
+    return None
+
+
+def _suggestion(flag: str, own: Set[str]) -> str:
+    usable = own | flags_honoured.HONOURED | _sglang(sglang_flags.HONOURED)
+    refused = REFUSED_OF_SLIME.keys() | flags_refused.REFUSED.keys() | _sglang(sglang_flags.REFUSED.keys())
+    if SGLANG_PREFIX + flag[2:] in usable:
+        return f"; SGLang's flags take a prefix: {SGLANG_PREFIX}{flag[2:]}"
+    for names, cutoff in ((usable, 0.75), (refused, 0.9), (usable, 0.55)):
+        near = difflib.get_close_matches(flag.replace("_", "-"), names, n=1, cutoff=cutoff)
+        if near:
+            return f"; the nearest is {near[0]}"
+    return "; see --help, --help-megatron and --help-sglang"
+
+
+def _sglang(names: Set[str]) -> set[str]:
+    return {SGLANG_PREFIX + name.removeprefix("--") for name in names}

@@ -1,0 +1,120 @@
+"""A recipe's command line: our flags, Megatron's and SGLang's, from a preset, a file and the words themselves.
+
+A preset gives way to a --config file, and that to the command line. Each flag has one owner: names of the recipe's own
+dataclasses come first (`known.OWNED_HERE` lists those that Megatron has too), `--sglang-` flags go to SGLang, the rest
+to Megatron. Nothing heavy is imported here, so a mistyped flag is reported at once.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from recipes.arguments.dataclass_flags import OwnFlag, flags_of, instances
+from recipes.arguments.help import help_text
+from recipes.arguments.known import Kind, kind_of
+from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path
+from recipes.errors import UsageError
+
+PRESETS = Path(__file__).parent.parent / "presets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedArguments:
+    """Our settings as instances, and the other two kinds as words for their own parsers."""
+
+    own: Mapping[type, Any]
+    """Dataclass -> its instance."""
+    megatron_argv: tuple[str, ...]
+    sglang_argv: tuple[str, ...]
+    """With the prefix."""
+    given: Mapping[str, Given]
+    """Every flag that was given, with where."""
+
+    def get[T](self, config: type[T]) -> T:
+        """The instance of one of the recipe's dataclasses."""
+        return cast("T", self.own[config])
+
+
+def parse_arguments(
+    argv: Sequence[str],
+    own_configs: Sequence[type],
+    *,
+    program: str,
+    description: str = "",
+    presets_dir: Path = PRESETS,
+) -> ParsedArguments:
+    """Reads a command line.
+
+    Args:
+        argv: the words after the program's name.
+        own_configs: the dataclasses whose fields are the recipe's flags.
+        program: what --help calls the program, for example "python -m recipes.grpo".
+        description: what --help says first.
+        presets_dir: where --preset looks for NAME.yaml.
+
+    Raises:
+        UsageError: for a flag that is unknown, refused, missing or has a bad value, and for a bad preset or file.
+        SystemExit: 0 after --help, --help-megatron or --help-sglang.
+    """
+    for topic in ("--help", "-h", "--help-megatron", "--help-sglang"):
+        if topic in argv:
+            sys.stdout.write(
+                help_text(topic, own_configs, program=program, description=description, presets=presets_dir)
+            )
+            raise SystemExit(0)
+    words = from_command_line(argv)
+    given = merged(
+        *(from_file(preset_path(_one_value(word), presets_dir)) for word in words if word.flag == "--preset"),
+        *(from_file(Path(_one_value(word))) for word in words if word.flag == "--config"),
+        (word for word in words if word.flag not in ("--preset", "--config")),
+    )
+    own_flags = {flag.name: flag for config in own_configs for flag in flags_of(config)}
+    by_kind: dict[Kind, list[Given]] = {kind: [] for kind in Kind}
+    problems: list[str] = []
+    for one in given.values():
+        try:
+            by_kind[kind_of(one, own_flags.keys())].append(one)
+        except UsageError as error:
+            problems.append(located(str(error), given))
+    problems += [located(text, given) for one in by_kind[Kind.OWN] for text in _arity(one, own_flags[one.flag])]
+    if problems:
+        raise UsageError("\n".join(problems))
+    try:
+        own = instances(own_configs, _joined(by_kind[Kind.OWN]))
+    except UsageError as error:
+        raise UsageError(located(str(error), given)) from error
+    return ParsedArguments(
+        own=own,
+        megatron_argv=tuple(_joined(by_kind[Kind.MEGATRON])),
+        sglang_argv=tuple(_joined(by_kind[Kind.SGLANG])),
+        given=given,
+    )
+
+
+def located(message: str, given: Mapping[str, Given]) -> str:
+    """The message with file and line in front, if it begins with a flag that was given in a file."""
+    flag = message.split(" ", 1)[0].rstrip(":")
+    origin = given[flag].origin if flag in given else ""
+    return f"{origin}: {message}" if origin else message
+
+
+def _one_value(word: Given) -> str:
+    if len(word.values) != 1:
+        raise UsageError(f"{word.flag}: expected one value, got {' '.join(word.values) or 'none'}")
+    return word.values[0]
+
+
+def _arity(given: Given, flag: OwnFlag) -> list[str]:
+    """What is wrong with the number of values; argparse says it less clearly."""
+    got = " ".join(given.values)
+    if flag.is_switch:
+        return [f"{given.flag}: it takes no value, got {got}"] if given.values else []
+    if "nargs" in flag.options:
+        return [] if given.values else [f"{given.flag}: expected at least one value"]
+    return [] if len(given.values) == 1 else [f"{given.flag}: expected one value, got {got or 'none'}"]
+
+
+def _joined(given: Sequence[Given]) -> list[str]:
+    return [word for one in given for word in one.words]

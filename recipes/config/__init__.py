@@ -1,0 +1,9 @@
+"""Settings of the recipes that belong to no library. One dataclass per component."""
+
+from recipes.config.batch import BatchConfig
+from recipes.config.cluster import ClusterConfig
+from recipes.config.evaluation import EvalConfig
+from recipes.config.reward import RewardConfig
+from recipes.config.run import RunConfig
+
+__all__ = ["BatchConfig", "ClusterConfig", "EvalConfig", "RewardConfig", "RunConfig"]

@@ -1,0 +1,32 @@
+"""Checks that the recipes' dataclasses share."""
+
+from recipes.errors import UsageError
+
+
+def flag_of(field: str) -> str:
+    """The flag that fills a field."""
+    return "--" + field.replace("_", "-")
+
+
+def require_at_least(config: object, least: float, *fields: str) -> None:
+    """Checks that number fields are None or at least `least`.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for field in fields:
+        value: float | None = getattr(config, field)
+        if value is not None and not value >= least:
+            raise UsageError(f"{flag_of(field)} {value}: expected at least {least}")
+
+
+def require_above_zero(config: object, *fields: str) -> None:
+    """Checks that number fields are None or above 0.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for field in fields:
+        value: float | None = getattr(config, field)
+        if value is not None and not value > 0:
+            raise UsageError(f"{flag_of(field)} {value}: expected a number above 0")

@@ -1,0 +1,46 @@
+"""When and on what a policy is evaluated."""
+
+from dataclasses import dataclass, field
+
+from recipes.config.checks import require_above_zero, require_at_least
+from recipes.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on held-out prompts. What is not given is as in training.
+
+    Raises:
+        UsageError: if a value makes no sense, or settings are given without a data set.
+    """
+
+    eval_prompt_data: tuple[str, ...] = field(
+        default=(), metadata={"help": "held-out data sets as pairs: NAME FILE [NAME FILE ...]"}
+    )
+    eval_interval: int | None = field(
+        default=None, metadata={"help": "rollouts between two evaluations; default: before and after training only"}
+    )
+    skip_eval_before_train: bool = field(default=False, metadata={"help": "do not evaluate before the first rollout"})
+    n_samples_per_eval_prompt: int = field(default=1, metadata={"help": "samples drawn for an evaluation prompt"})
+    eval_temperature: float | None = field(default=None, metadata={"help": "sampling temperature; 0: the likeliest"})
+    eval_top_p: float | None = field(default=None, metadata={"help": "nucleus sampling; 1: off"})
+    eval_top_k: int | None = field(default=None, metadata={"help": "sampling from the k likeliest tokens; -1: off"})
+    eval_max_response_len: int | None = field(default=None, metadata={"help": "new tokens of a sample at most"})
+    eval_input_key: str | None = field(default=None, metadata={"help": "key of the prompt"})
+    eval_label_key: str | None = field(default=None, metadata={"help": "key of the reference answer"})
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "eval_interval", "n_samples_per_eval_prompt", "eval_max_response_len")
+        require_at_least(self, 0, "eval_temperature")
+        require_above_zero(self, "eval_top_p")
+        names, files = self.eval_prompt_data[::2], self.eval_prompt_data[1::2]
+        if len(names) != len(files) or len(set(names)) != len(names):
+            got = " ".join(self.eval_prompt_data)
+            raise UsageError(f"--eval-prompt-data {got}: expected pairs NAME FILE with different names")
+        if self.eval_interval is not None and not names:
+            raise UsageError(f"--eval-interval {self.eval_interval}: it needs --eval-prompt-data")
+
+    @property
+    def data_sets(self) -> dict[str, str]:
+        """Name -> file."""
+        return dict(zip(self.eval_prompt_data[::2], self.eval_prompt_data[1::2], strict=True))

@@ -1,0 +1,76 @@
+"""What a run starts from, how long it goes on, and where it leaves its results."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recipes.config.checks import require_above_zero, require_at_least
+from recipes.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """The run: model, length, checkpoints, deadlines.
+
+    Raises:
+        UsageError: if a value makes no sense or a path that is read is not there.
+    """
+
+    run_dir: Path = field(
+        metadata={"help": "folder of the run: configuration, metrics, samples, checkpoints, final model"}
+    )
+    resume: bool = field(
+        default=False,
+        metadata={"help": "go on with the run in --run-dir from its last checkpoint", "saved": False},
+    )
+    hf_checkpoint: Path = field(metadata={"help": "model folder in Hugging Face format"})
+    load: Path | None = field(
+        default=None,
+        metadata={"help": "torch_dist checkpoint folder to take the first weights from; default: --hf-checkpoint"},
+    )
+    save: Path | None = field(default=None, metadata={"help": "folder of checkpoints; default: RUN_DIR/checkpoints"})
+    save_interval: int | None = field(
+        default=None, metadata={"help": "rollouts between two checkpoints; default: one at the end"}
+    )
+    num_rollout: int | None = field(default=None, metadata={"help": "steps of the run"})
+    num_epoch: int | None = field(
+        default=None, metadata={"help": "how often the data set is read; with --num-rollout, what ends first"}
+    )
+    start_timeout_s: float = field(
+        default=600.0, metadata={"help": "seconds that trainer ranks and engines may take to start"}
+    )
+    train_timeout_s: float = field(default=1800.0, metadata={"help": "seconds that a call of the trainer may take"})
+    publish_timeout_s: float = field(
+        default=300.0, metadata={"help": "seconds that a publish of the weights to the engines may take"}
+    )
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "save_interval", "num_rollout", "num_epoch")
+        require_above_zero(self, "start_timeout_s", "train_timeout_s", "publish_timeout_s")
+        if self.num_rollout is None and self.num_epoch is None:
+            raise UsageError("--num-rollout is missing; or give --num-epoch")
+        for flag, path in (("--hf-checkpoint", self.hf_checkpoint), ("--load", self.load)):
+            if path is not None and not path.is_dir():
+                raise UsageError(f"{flag} {path}: there is no such folder")
+        if not (self.hf_checkpoint / "config.json").is_file():
+            raise UsageError(f"--hf-checkpoint {self.hf_checkpoint}: expected a config.json in it, there is none")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder that checkpoints are written to and resumed from."""
+        return self.run_dir / "checkpoints" if self.save is None else self.save
+
+    def num_steps(self, *, num_rows: int, rows_per_step: int) -> int:
+        """Steps of the run over a data set of `num_rows`, of which a step reads `rows_per_step`.
+
+        Raises:
+            UsageError: if --num-epoch gives no whole step.
+        """
+        if self.num_epoch is None:
+            assert self.num_rollout is not None
+            return self.num_rollout
+        steps = num_rows * self.num_epoch // rows_per_step
+        if steps == 0:
+            raise UsageError(
+                f"--num-epoch {self.num_epoch}: {num_rows} rows give no step of {rows_per_step}; give --num-rollout"
+            )
+        return steps if self.num_rollout is None else min(steps, self.num_rollout)
