@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -118,12 +118,10 @@ class Rollout:
                 if len(running) < collection.num_missing:
                     running |= {asyncio.create_task(group) for group in collection.next_groups()}
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    collection.settle(task.result())
+                collection.settle(task.result() for task in done)
             if running:
                 await self._pool.abort_all()
-                for outcome in await asyncio.gather(*running):
-                    collection.settle(outcome)
+                collection.settle(await asyncio.gather(*running))
         finally:
             for task in running:
                 task.cancel()
@@ -184,8 +182,12 @@ class _Collection:
         self._num_taken += len(groups)
         return groups
 
-    def settle(self, outcome: Outcome) -> None:
-        """Keeps the group, buffers it or drops it."""
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Keeps, buffers or drops groups that ended at the same time, in the order of their prompts."""
+        for outcome in sorted(outcomes, key=lambda outcome: outcome.order):
+            self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
         self._num_failed += outcome.num_failed
         if outcome.reason == UNFINISHED:
             self._leave_over(outcome.group, is_usable=self._keeps_unfinished)

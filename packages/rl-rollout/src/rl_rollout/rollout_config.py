@@ -59,6 +59,12 @@ class RolloutConfig:
             ("rollout_temperature", self.rollout_temperature, self.rollout_temperature > 0, "above 0"),
             ("rollout_top_p", self.rollout_top_p, 0 < self.rollout_top_p <= 1, "in (0, 1]"),
             ("rollout_top_k", self.rollout_top_k, self.rollout_top_k == -1 or self.rollout_top_k >= 1, "-1 or >= 1"),
+            (
+                "dynamic_sampling_filter",
+                self.dynamic_sampling_filter,
+                self.dynamic_sampling_filter in ("none", "reward_spread"),
+                "none or reward_spread",
+            ),
             ("generate_timeout_s", self.generate_timeout_s, self.generate_timeout_s > 0, "above 0"),
         )
         for name, value, is_valid, expected in checks:

@@ -85,12 +85,15 @@ class SGLangEngine:
     argument `enable_deterministic_inference` is set.
 
     Args:
-        model_path: a Hugging Face model folder.
+        model_path: a Hugging Face model folder, with the tokenizer.
         name: how messages call this engine.
         server_args: SGLang's server arguments, without their dashes; those that this class sets itself are refused.
         config: deadlines and threads.
         needs_tokenizer: lets SGLang load the tokenizer, for requests with `stop` strings or `min_new_tokens`; costs
             start-up time and a process.
+
+    Raises:
+        RolloutConfigError: if the folder holds no model or a server argument is not the caller's to set.
 
     Example:
         >>> engine = SGLangEngine("runs/quickstart/model")
@@ -109,6 +112,8 @@ class SGLangEngine:
     ) -> None:
         self._name = name
         self._model_path = Path(model_path)
+        if self._model_path.is_dir() and not (self._model_path / "config.json").is_file():
+            raise RolloutConfigError(f"{name}: expected a model folder, {model_path} has no config.json")
         self._config = config or EngineConfig()
         self._needs_tokenizer = needs_tokenizer
         chosen = _chosen_arguments(server_args)

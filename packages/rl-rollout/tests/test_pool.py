@@ -1,0 +1,136 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from rl_rollout import EngineError, EnginePool, RequestError
+from rl_rollout.testing import FakeEngine, make_requests
+from rl_rollout.weights import checksum
+
+
+def publish(engine, version):
+    buffer = np.zeros(4, np.uint8)
+    engine.begin_update(version)
+    engine.load_bucket([("w", "float32", (1,))], buffer, checksum(buffer))
+    engine.commit_update(version, 1)
+
+
+def generate_groups(pool, prompt, num_groups, **kwargs):
+    async def run():
+        calls = [pool.generate(make_requests(prompt + 100 * g, range(4)), timeout_s=5) for g in range(num_groups)]
+        return await asyncio.gather(*calls)
+
+    return asyncio.run(run(), **kwargs)
+
+
+def test_batches_go_to_the_engine_with_the_fewest_requests(prompt):
+    engines = [FakeEngine(f"engine {i}", seconds_per_token=0.002) for i in range(3)]
+    generate_groups(EnginePool(engines), prompt, 6)
+    assert [engine.num_requests for engine in engines] == [8, 8, 8]
+
+
+def test_a_dying_engines_batches_move_on_and_none_is_lost(prompt):
+    dying = FakeEngine("engine 0", seconds_per_token=0.002, dies_after=6)
+    pool = EnginePool([dying, FakeEngine("engine 1", seconds_per_token=0.002)])
+    answers = generate_groups(pool, prompt, 8)
+    undisturbed = generate_groups(EnginePool([FakeEngine("engine 2")]), prompt, 8)
+    assert [[a.tokens.tolist() for a in group] for group in answers] == [
+        [a.tokens.tolist() for a in group] for group in undisturbed
+    ]
+    assert list(pool.failed) == ["engine 0"]
+    assert [engine.name for engine in pool.engines] == ["engine 1"]
+
+
+@pytest.mark.parametrize("dies_after", range(1, 33))
+def test_whenever_an_engine_dies_every_prompt_is_answered(prompt, dies_after):
+    pool = EnginePool([FakeEngine("engine 0", dies_after=dies_after), FakeEngine("engine 1")])
+    assert [len(group) for group in generate_groups(pool, prompt, 8)] == [4] * 8
+
+
+def test_an_engine_that_does_not_answer_in_time_is_taken_out(prompt):
+    pool = EnginePool([FakeEngine("engine 0", seconds_per_token=60), FakeEngine("engine 1")])
+    [answer] = asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=0.05))
+    assert answer.tokens.size == 8
+    assert "no answer within 0.05 s" in pool.failed["engine 0"]
+
+
+def test_without_an_engine_left_the_error_names_each_and_its_reason(prompt):
+    pool = EnginePool([FakeEngine("engine 0", dies_after=1), FakeEngine("engine 1", dies_after=1)])
+    with pytest.raises(EngineError, match=r"(?s)no engine is left.*engine 0: .*killed.*engine 1: .*killed"):
+        asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+
+
+def test_a_stale_engine_gets_nothing_until_it_is_fresh(prompt):
+    fresh, stale = FakeEngine("fresh"), FakeEngine("stale")
+    pool = EnginePool([stale, fresh])
+    publish(fresh, 1)
+    pool.set_policy_version(1)
+    answers = generate_groups(pool, prompt, 4)
+    assert {answer.policy_version for group in answers for answer in group} == {1}
+    assert stale.num_requests == 0
+    assert pool.stale == {"stale": "serves version 0, expected 1"}
+    publish(stale, 2)
+    publish(fresh, 2)
+    pool.set_policy_version(2)
+    generate_groups(pool, prompt, 4)
+    assert stale.num_requests > 0
+
+
+def test_only_stale_engines_are_an_error():
+    with pytest.raises(EngineError, match="serves version 0, expected 5"):
+        EnginePool([FakeEngine("engine 0")]).set_policy_version(5)
+
+
+def test_an_answer_of_old_weights_is_drawn_again(prompt):
+    class Forgetful(FakeEngine):
+        """Says that it serves version 1, and answers with version 0, as after a restart from the file."""
+
+        def weight_version(self):
+            return 1
+
+    fresh = FakeEngine("fresh")
+    publish(fresh, 1)
+    pool = EnginePool([Forgetful("forgetful"), fresh])
+    pool.set_policy_version(1)
+    answers = generate_groups(pool, prompt, 2)
+    assert {answer.policy_version for group in answers for answer in group} == {1}
+
+
+def test_an_engine_in_an_update_comes_back(prompt):
+    engine, other = FakeEngine("engine 0"), FakeEngine("engine 1")
+    pool = EnginePool([engine, other])
+    engine.begin_update(1)
+    asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+    assert "holds no whole set" in pool.stale["engine 0"]
+    assert not pool.failed
+    publish(engine, 1)
+    publish(other, 1)
+    pool.set_policy_version(1)
+    assert not pool.stale
+
+
+def test_a_refused_request_does_not_cost_the_engine(prompt):
+    def refuse(request):
+        raise RequestError("engine 0: too long")
+
+    pool = EnginePool([FakeEngine("engine 0", respond=refuse)])
+    with pytest.raises(RequestError, match="too long"):
+        asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+    assert not pool.failed
+
+
+def test_an_engine_can_be_replaced(prompt):
+    pool = EnginePool([FakeEngine("engine 0", dies_after=1), FakeEngine("engine 1")])
+    asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+    pool.add(FakeEngine("engine 0"))
+    assert sorted(engine.name for engine in pool.engines) == ["engine 0", "engine 1"]
+    assert not pool.failed
+    with pytest.raises(ValueError, match="engine 1 is there already"):
+        pool.add(FakeEngine("engine 1"))
+
+
+def test_engines_need_names_of_their_own():
+    with pytest.raises(ValueError, match="names that differ"):
+        EnginePool([FakeEngine("engine 0"), FakeEngine("engine 0")])
+    with pytest.raises(ValueError, match=r"got \[\]"):
+        EnginePool([])

@@ -1,0 +1,90 @@
+"""An engine in a Ray actor: the same promises, and what happens when the actor dies."""
+
+import asyncio
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from rl_rollout import Engine, EngineError
+from rl_rollout.testing import check_generation, check_weight_updates, make_requests
+from rl_rollout.weights import checksum
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(cluster, tiny_model):
+    from rl_rollout.ray import start_engine
+
+    started = time.monotonic()
+    engine = start_engine(tiny_model, name="engine 0", num_cpus=1)
+    assert time.monotonic() - started < 5, "start_engine waited for the engine"
+    yield engine
+    engine.close()
+
+
+def test_it_keeps_the_promises_of_engines(engine, tiny_model, prompt):
+    from safetensors.numpy import load_file
+
+    assert isinstance(engine, Engine)
+    assert engine.wait_ready()["launch"] > 0
+    asyncio.run(check_generation(engine, prompt))
+    asyncio.run(check_weight_updates(engine, prompt, list(load_file(tiny_model / "model.safetensors").items())))
+
+
+def test_another_actor_publishes_through_the_handle(engine, tiny_model):
+    @ray.remote(num_cpus=0.5)
+    class Trainer:
+        def publish(self, sink, folder):
+            import torch
+            from safetensors.torch import load_file
+
+            tensors = load_file(f"{folder}/model.safetensors")
+            sink.begin_update(12)
+            for name, tensor in tensors.items():
+                buffer = tensor.contiguous().view(-1).view(torch.uint8)
+                specs = [(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))]
+                sink.load_bucket(specs, buffer, checksum(buffer.numpy()))
+            sink.commit_update(12, len(tensors))
+            return sink.weight_version()
+
+    trainer = Trainer.remote()
+    assert ray.get(trainer.publish.remote(engine, str(tiny_model)), timeout=60) == 12
+    ray.kill(trainer)
+
+
+def test_errors_of_the_engine_come_as_they_are(engine):
+    buffer = np.zeros(4, np.uint8)
+    engine.begin_update(13)
+    with pytest.raises(EngineError, match=r"engine 0: bucket 0 of version 13.*expected checksum") as caught:
+        engine.load_bucket([("model.norm.weight", "float32", (1,))], buffer, "bad")
+    assert type(caught.value) is EngineError
+
+
+def test_a_killed_actor_is_an_error_with_the_engines_name_and_leaves_no_process(engine, prompt):
+    processes = [psutil.Process(pid) for pid in engine.process_ids()]
+    assert len(processes) == 2  # host and scheduler
+
+    async def kill_in_mid_generation():
+        call = asyncio.ensure_future(engine.generate(make_requests(prompt, range(8)), timeout_s=60))
+        await asyncio.sleep(0)
+        ray.kill(engine._actor)
+        return await call
+
+    with pytest.raises(EngineError, match="engine 0: its actor died while generating 8 responses"):
+        asyncio.run(kill_in_mid_generation())
+    with pytest.raises(EngineError, match="engine 0: its actor died"):
+        engine.weight_version()
+    psutil.wait_procs(processes, timeout=10)
+    assert not any(process.is_running() for process in processes)
+    engine.close()

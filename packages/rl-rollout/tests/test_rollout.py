@@ -1,0 +1,262 @@
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rl_data import FinishReason, Prompt
+from rl_data.buffer import SampleBuffer
+from rl_data.grading import Grade, GradeOutcome
+from rl_rollout import (
+    EngineError,
+    EnginePool,
+    RequestError,
+    Rollout,
+    RolloutConfig,
+    RolloutConfigError,
+    RolloutStarvedError,
+)
+from rl_rollout.generate import sample_seed
+from rl_rollout.testing import FakeEngine
+
+
+class Prompts:
+    """Prompts 0, 1, 2 ... whose label is their number."""
+
+    def __init__(self):
+        self._rows = itertools.count()
+        self.batches = []
+
+    def next_batch(self, num_items):
+        self.batches.append(num_items)
+        return [
+            Prompt(row=row, epoch=0, tokens=np.array([1, 2, row + 3], np.int32), text=f"prompt {row}", label=str(row))
+            for row in itertools.islice(self._rows, num_items)
+        ]
+
+
+class Parity:
+    """Rewards 1 where a response's first token is even, and 0 where it is odd; labels in `broken` fail."""
+
+    def __init__(self, *, broken: Sequence[str] = (), equal: Sequence[str] = ()):
+        self._broken, self._equal = broken, equal
+
+    async def grade(self, response, label, metadata=None):
+        if label in self._broken:
+            return Grade(value=None, outcome=GradeOutcome.TIMEOUT, reason="took 10 s")
+        if label in self._equal:
+            return Grade(value=0.5)
+        return Grade(value=float(int(response.split()[0]) % 2 == 0))
+
+
+def make(grader=None, engines=None, buffer=None, **settings):
+    settings = {"rollout_batch_size": 4, "n_samples_per_prompt": 4, "rollout_max_response_len": 6, **settings}
+    pool = EnginePool(engines or [FakeEngine("engine 0")])
+    return Rollout(RolloutConfig(**settings), pool, grader or Parity(), buffer=buffer)
+
+
+def tokens_of(result):
+    return [[sample.tokens.tolist() for sample in group.samples] for group in result.groups]
+
+
+def test_a_rollout_gives_scored_groups_in_the_order_of_the_prompts():
+    result = asyncio.run(make().collect(Prompts()))
+    assert [group.group_id for group in result.groups] == ["0-0", "0-1", "0-2", "0-3"]
+    for row, group in enumerate(result.groups):
+        assert [sample.index for sample in group.samples] == [0, 1, 2, 3]
+        for sample in group.samples:
+            assert sample.tokens[:3].tolist() == [1, 2, row + 3]
+            assert sample.loss_mask.tolist() == [False] * 3 + [True] * 6
+            assert (sample.rollout_logprobs[:3] == 0).all()
+            assert (sample.rollout_logprobs[3:] < 0).all()
+            assert sample.spans == ((3, 9, 0),)
+            assert sample.reward == float(sample.tokens[3] % 2 == 0)
+            assert sample.label == str(row)
+    assert not result.dropped
+
+
+def test_metrics_are_means_over_the_samples():
+    result = asyncio.run(make(Parity(equal=["0", "1", "2", "3"])).collect(Prompts()))
+    assert result.metrics["reward_mean"] == 0.5
+    assert result.metrics["response_length_mean"] == 6
+    assert result.metrics["truncated_share"] == 1.0
+    assert result.metrics["num_failed_samples"] == 0
+    assert 0 <= result.metrics["generate_s"] <= result.metrics["collect_s"]
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_seed_others():
+    first, again = (tokens_of(asyncio.run(make().collect(Prompts()))) for _ in range(2))
+    assert first == again
+    assert tokens_of(asyncio.run(make(rollout_seed=43).collect(Prompts()))) != first
+    group = first[0]
+    assert len({tuple(tokens) for tokens in group}) == len(group)
+
+
+def test_seeds_depend_on_run_group_and_index_alone():
+    seeds = {sample_seed(run, group, index) for run in (0, 1) for group in ("0-0", "0-1") for index in (0, 1)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert sample_seed(42, "0-17", 3) == 3592115427071059801  # changes what a resumed run draws
+
+
+def test_groups_with_equal_rewards_are_replaced_and_counted():
+    grader = Parity(equal=["1", "2"])
+    source = Prompts()
+    result = asyncio.run(make(grader, dynamic_sampling_filter="reward_spread").collect(source))
+    assert len(result.groups) == 4
+    assert {"1", "2"}.isdisjoint(sample.label for group in result.groups for sample in group.samples)
+    assert result.drop_counts["equal rewards"] >= 2
+    assert result.metrics["num_dropped_groups"] == len(result.dropped)
+    assert all(len(set(group.rewards.tolist())) > 1 for group in result.groups)
+
+
+def test_without_a_filter_groups_with_equal_rewards_stay():
+    result = asyncio.run(make(Parity(equal=["1", "2"])).collect(Prompts()))
+    assert [group.group_id for group in result.groups] == ["0-0", "0-1", "0-2", "0-3"]
+
+
+def test_a_filter_that_drops_everything_ends_the_rollout_with_the_counts():
+    rollout = make(Parity(equal=list(map(str, range(100)))), dynamic_sampling_filter="reward_spread", max_refills=3)
+    with pytest.raises(RolloutStarvedError, match=r"0 of 4 groups after 16 prompts; dropped: 16 x equal rewards"):
+        asyncio.run(rollout.collect(Prompts()))
+
+
+def test_over_sampling_takes_more_prompts_and_gives_a_batch():
+    source = Prompts()
+    result = asyncio.run(make(over_sampling_batch_size=7).collect(source))
+    assert source.batches == [7]
+    assert len(result.groups) == 4
+    assert result.drop_counts.get("surplus", 0) == 3
+
+
+def test_failed_grades_take_samples_out_and_are_counted():
+    class Every2nd(Parity):
+        async def grade(self, response, label, metadata=None):
+            if label == "1" and int(response.split()[0]) % 2:
+                return Grade(value=None, outcome=GradeOutcome.CRASH, reason="died")
+            return Grade(value=1.0)
+
+    result = asyncio.run(make(Every2nd()).collect(Prompts()))
+    group = result.groups[1]
+    assert all(sample.reward == 1.0 and sample.tokens[3] % 2 == 0 for sample in group.samples)
+    num_failed = 4 - len(group.samples)
+    assert 0 < num_failed < 4
+    assert result.metrics["num_failed_samples"] == num_failed
+    assert result.metrics["reward_mean"] == 1.0
+
+
+def test_a_group_in_which_every_grade_failed_is_dropped_with_the_reasons_kept():
+    result = asyncio.run(make(Parity(broken=["2"])).collect(Prompts()))
+    assert [group.group_id for group in result.groups] == ["0-0", "0-1", "0-3", "0-4"]
+    assert result.drop_counts == {"all samples failed": 1, "surplus": 3}
+    failed = next(dropped for dropped in result.dropped if dropped.reason == "all samples failed")
+    for sample in failed.group.samples:
+        assert sample.finish_reason is FinishReason.ERROR
+        assert sample.metadata["error"] == "grader: timeout: took 10 s"
+        assert sample.reward is None
+
+
+def test_a_refused_prompt_is_dropped_and_replaced():
+    def respond(request):
+        if request.tokens[2] == 3:
+            raise RequestError("engine 0: prompt too long")
+        return [2, 4]
+
+    result = asyncio.run(make(engines=[FakeEngine("engine 0", respond=respond)]).collect(Prompts()))
+    assert len(result.groups) == 4
+    assert result.drop_counts["request refused"] == 1
+
+
+def test_an_engine_killed_in_mid_rollout_loses_no_prompt_and_changes_no_sample():
+    def engines(dies_after):
+        return [FakeEngine(f"engine {i}", seconds_per_token=0.002, dies_after=d) for i, d in enumerate(dies_after)]
+
+    undisturbed = asyncio.run(make(engines=engines([None, None]), rollout_batch_size=12).collect(Prompts()))
+    disturbed = asyncio.run(make(engines=engines([9, None]), rollout_batch_size=12).collect(Prompts()))
+    assert tokens_of(disturbed) == tokens_of(undisturbed)
+    assert len(disturbed.groups) == 12
+
+
+def test_with_no_engine_left_the_rollout_fails():
+    with pytest.raises(EngineError, match="no engine is left"):
+        asyncio.run(make(engines=[FakeEngine("engine 0", dies_after=3)]).collect(Prompts()))
+
+
+def test_an_error_of_the_grader_itself_ends_the_rollout():
+    class Broken:
+        async def grade(self, response, label, metadata=None):
+            raise ValueError("rm-type math: expected a label")
+
+    with pytest.raises(ValueError, match="expected a label"):
+        asyncio.run(make(Broken()).collect(Prompts()))
+
+
+def test_surplus_goes_to_the_buffer_and_comes_back_first():
+    buffer = SampleBuffer()
+    rollout = make(buffer=buffer, over_sampling_batch_size=6)
+    source = Prompts()
+    first = asyncio.run(rollout.collect(source))
+    assert not first.dropped
+    assert len(buffer) == 2
+    second = asyncio.run(rollout.collect(source))
+    assert source.batches == [6, 4]
+    seen = [group.group_id for result in (first, second) for group in result.groups]
+    assert len(set(seen)) == len(seen) == 8
+    assert {"0-0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= set(seen)
+
+
+def test_a_response_that_was_cut_off_is_continued_by_the_next_policy():
+    """Even rows answer at once, odd rows are slow: when the batch is full they are cut off."""
+    full = {row: list(range(10 + row, 70 + row)) for row in range(16)}
+
+    def respond(request):
+        row = int(request.tokens[2]) - 3
+        return full[row][request.tokens.size - 3 :] if row % 2 else [2 * row]
+
+    slow = FakeEngine("engine 0", respond=respond, seconds_per_token=0.005)
+    buffer = SampleBuffer()
+    rollout = make(
+        engines=[slow], buffer=buffer, rollout_batch_size=2, over_sampling_batch_size=4, rollout_max_response_len=60
+    )
+    source = Prompts()
+    first = asyncio.run(rollout.collect(source))
+    assert [group.group_id for group in first.groups] == ["0-0", "0-2"]
+    assert len(buffer) == 2
+
+    class NoMore:
+        def next_batch(self, num_items):
+            return []
+
+    slow._version = 1  # as after a publish
+    rollout = make(
+        engines=[slow], buffer=buffer, rollout_batch_size=2, n_samples_per_prompt=4, rollout_max_response_len=60
+    )
+    second = asyncio.run(rollout.collect(NoMore()))
+    for row, group in zip((1, 3), second.groups, strict=True):
+        for sample in group.samples:
+            assert sample.tokens[3:].tolist() == full[row]
+            assert [span.policy_version for span in sample.spans] in ([0, 1], [1])
+            assert sample.spans[0].start == 3
+            assert sample.spans[-1].stop == 63
+            assert sample.finish_reason is FinishReason.LENGTH
+            assert sample.reward is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"rollout_batch_size": 0}, "rollout_batch_size: expected at least 1, got 0"),
+        (
+            {"over_sampling_batch_size": 3},
+            r"over_sampling_batch_size: expected at least rollout_batch_size \(4\), got 3",
+        ),
+        ({"rollout_temperature": 0.0}, "rollout_temperature: expected above 0"),
+        ({"rollout_top_p": 1.5}, "rollout_top_p"),
+        ({"rollout_top_k": 0}, "rollout_top_k: expected -1 or >= 1, got 0"),
+        ({"dynamic_sampling_filter": "spread"}, "dynamic_sampling_filter: expected none or reward_spread"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(settings, problem):
+    with pytest.raises(RolloutConfigError, match=problem):
+        RolloutConfig(**{"rollout_batch_size": 4, **settings})

@@ -1,0 +1,99 @@
+import asyncio
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from rl_data import FinishReason, Prompt
+from rl_data.grading import Grade, GradeOutcome
+from rl_data.testing import make_sample
+from rl_rollout import EnginePool, EvalConfig, GraderConfig, RolloutConfigError, evaluate, grade_many
+from rl_rollout.evaluation import pass_at_k
+from rl_rollout.testing import FakeEngine
+
+
+class FirstToken:
+    """Right where the response's first token is below 128; label "broken" fails."""
+
+    def __init__(self):
+        self.num_graded = 0
+
+    async def grade(self, response, label, metadata=None):
+        self.num_graded += 1
+        if label == "broken":
+            return Grade(value=None, outcome=GradeOutcome.CRASH, reason="died")
+        return Grade(value=float(int(response.split()[0]) < 128))
+
+
+def prompts(labels):
+    return [
+        Prompt(row=row, epoch=0, tokens=np.array([row + 1], np.int32), text="", label=label)
+        for row, label in enumerate(labels)
+    ]
+
+
+def test_samples_that_need_no_grade_are_not_graded():
+    grader = FirstToken()
+    samples = [
+        make_sample(index=0, reward=0.25),
+        make_sample(index=1, finish_reason=FinishReason.ABORT),
+        make_sample(index=2, finish_reason=FinishReason.ERROR),
+    ]
+    assert asyncio.run(grade_many(samples, grader)) == samples
+    assert grader.num_graded == 0
+
+
+def test_the_real_grader_pool_scores_samples():
+    with GraderConfig(rm_type="gsm8k").make() as grader:
+        samples = [make_sample(index=index, label="5") for index in range(2)]
+        samples = [replace(samples[0], response_text="2+3 #### 5"), replace(samples[1], response_text="#### 6")]
+        scored = asyncio.run(grade_many(samples, grader))
+    assert [sample.reward for sample in scored] == [1.0, 0.0]
+
+
+def test_evaluation_counts_right_samples():
+    config = EvalConfig(n_samples_per_eval_prompt=4, eval_max_response_len=3, eval_temperature=1.0)
+    report = asyncio.run(evaluate(prompts("abcdefgh"), EnginePool([FakeEngine("engine 0")]), FirstToken(), config))
+    right = np.array([sample.tokens[1] < 128 for sample in report.samples]).reshape(8, 4)
+    assert report.accuracy == right.mean()
+    assert report.pass_at_k[1] == pytest.approx(right.mean())
+    assert report.pass_at_k[4] == right.any(axis=1).mean()
+    assert list(report.pass_at_k) == [1, 2, 4]
+    assert report.truncated_share == 1.0
+    assert report.response_length_mean == 3
+    assert report.num_failed_samples == 0
+
+
+def test_a_failed_sample_counts_as_not_right_and_is_counted():
+    config = EvalConfig(eval_max_response_len=3)
+    pool = EnginePool([FakeEngine("engine 0", respond=lambda request: [1])])
+    report = asyncio.run(evaluate(prompts(["a", "broken"]), pool, FirstToken(), config))
+    assert report.accuracy == 0.5
+    assert report.reward_mean == 1.0
+    assert report.num_failed_samples == 1
+
+
+def test_an_evaluation_in_which_all_fails_says_so(caplog):
+    pool = EnginePool([FakeEngine("engine 0")])
+    report = asyncio.run(evaluate(prompts(["broken"]), pool, FirstToken(), EvalConfig(eval_max_response_len=3)))
+    assert report.accuracy == 0.0
+    assert math.isnan(report.reward_mean)
+    assert "all 1 samples failed: grader: crash: died" in caplog.text
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
+    right = [True, False, False, True, False]
+    for k in range(1, 6):
+        subsets = list(combinations(right, k))
+        assert pass_at_k(5, 2, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_settings_that_make_no_sense_are_refused_by_name():
+    with pytest.raises(RolloutConfigError, match="eval_temperature: expected >= 0, got -1"):
+        EvalConfig(eval_temperature=-1)
+    with pytest.raises(RolloutConfigError, match=r"rm_type: expected one of .*'math'.*, got 'maths'"):
+        GraderConfig(rm_type="maths")
+    with pytest.raises(RolloutConfigError, match="at least one prompt"):
+        asyncio.run(evaluate([], EnginePool([FakeEngine("engine 0")]), FirstToken(), EvalConfig()))
