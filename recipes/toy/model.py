@@ -42,10 +42,10 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
         dtype="float32",
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(pad_token_id=pad_id, eos_token_id=[eos_id, pad_id], do_sample=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
     save_tokenizer(folder, seed)
     return folder

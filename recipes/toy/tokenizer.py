@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -53,11 +54,11 @@ def save_tokenizer(folder: Path, seed: int) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=cast(list[str], cast(Any, pre_tokenizers.ByteLevel).alphabet()),
         special_tokens=[AddedToken(token, special=True) for token in SPECIAL_TOKENS],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(seed), trainer)
+    tokenizer.train_from_iterator(_texts(seed), trainer)  # pyright: ignore[reportUnknownMemberType]
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
@@ -66,7 +67,7 @@ def save_tokenizer(folder: Path, seed: int) -> None:
         clean_up_tokenization_spaces=False,
     )
     wrapped.chat_template = CHAT_TEMPLATE
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _texts(seed: int) -> Iterator[str]:
