@@ -1,0 +1,135 @@
+"""Checkpoints in Megatron's torch_dist format: what a rank needs to go on as if it had never stopped."""
+
+import queue
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import ChainedOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from rl_data.json import JsonValue
+
+from rl_train.errors import TrainConfigError
+from rl_train.megatron import checkpoint_folder
+from rl_train.megatron.checkpoint_folder import TrainerState
+from rl_train.megatron.model import module_of
+
+# "fully_reshardable": a run may be resumed with other tensor-, pipeline- and data-parallel sizes.
+_METADATA: Mapping[str, Any] = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+    "singleton_local_shards": False,
+}
+
+
+class Checkpointer:
+    """Saves and restores model, optimizer, schedule and random states of one rank. Every call is collective."""
+
+    def __init__(
+        self, model: DistributedDataParallel, optimizer: ChainedOptimizer, scheduler: OptimizerParamScheduler
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    def save(self, folder: Path, step: int, state: Mapping[str, JsonValue]) -> Path:
+        """Writes beside the final folder, renames, then points the tracker at it; returns the final folder.
+
+        Whenever it is interrupted, the tracker names a complete checkpoint.
+        """
+        is_first = dist.get_rank() == 0
+        # The other ranks are told where, so that they write nothing before the folder is there.
+        told: list[str | None] = [str(checkpoint_folder.begin(folder, step)) if is_first else None]
+        dist.broadcast_object_list(told)
+        assert told[0] is not None
+        partial = Path(told[0])
+        _write_in_this_process()
+        dist_checkpointing.save(self._state(is_loading=False), str(partial), TorchDistSaveShardedStrategy())
+        if is_first:
+            checkpoint_folder.commit(partial, TrainerState(step=step, parallel_sizes=_parallel_sizes(), caller=state))
+        dist.barrier()
+        return partial.with_suffix("")
+
+    def load(self, folder: Path) -> tuple[int, Mapping[str, JsonValue]]:
+        """Restores the latest checkpoint in `folder`; returns its step and the caller's state.
+
+        Random states are restored where the parallel sizes are those of the save.
+
+        Raises:
+            TrainConfigError: if there is no checkpoint to resume.
+        """
+        checkpoint = checkpoint_folder.latest_checkpoint(folder)
+        if checkpoint is None:
+            raise TrainConfigError(f"{folder}: no {checkpoint_folder.TRACKER}, so no complete checkpoint")
+        saved = checkpoint_folder.read_state(checkpoint)
+        state = self._state(is_loading=True)
+        is_same_layout = saved.parallel_sizes == _parallel_sizes()
+        if not is_same_layout:
+            del state["rng_state"]
+        loaded = dist_checkpointing.load(state, str(checkpoint))
+        module_of(self._model).load_state_dict(loaded["model"])
+        self._optimizer.load_state_dict(loaded["optimizer"])
+        self._scheduler.load_state_dict(loaded["opt_param_scheduler"])
+        if is_same_layout:
+            _restore_random_states(loaded["rng_state"])
+        return saved.step, saved.caller
+
+    def _state(self, *, is_loading: bool) -> dict[str, Any]:
+        metadata = {**_METADATA, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+        model = module_of(self._model).sharded_state_dict(metadata=metadata)
+        return {
+            "model": model,
+            "optimizer": self._optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=metadata),
+            "opt_param_scheduler": self._scheduler.state_dict(),
+            "rng_state": _random_states(),
+            "checkpoint_version": 3.0,
+        }
+
+
+def _parallel_sizes() -> dict[str, int]:
+    return {
+        "tensor": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline": parallel_state.get_pipeline_model_parallel_world_size(),
+        "data": parallel_state.get_data_parallel_world_size(),
+    }
+
+
+def _random_states() -> ShardedObject:
+    """Random states of this rank, one shard per rank."""
+    states = {
+        "random": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(),
+        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+    return ShardedObject("rng_state", states, (dist.get_world_size(),), (dist.get_rank(),))
+
+
+def _restore_random_states(states: Mapping[str, Any]) -> None:
+    random.setstate(states["random"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    torch.cuda.set_rng_state(states["device"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])
+
+
+def _write_in_this_process() -> None:
+    """Takes the result queue of Megatron's writer into this process.
+
+    The queue is made for a writer in another process and lives in a third, spawned one, which costs seconds and imports
+    the main script again. A save that is waited for writes in this process and needs neither. Goes when Megatron's
+    synchronous save has a queue of its own (megatron/core/dist_checkpointing/strategies/filesystem_async.py).
+    """
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()  # type: ignore[assignment]

@@ -1,0 +1,52 @@
+"""What a Megatron trainer is told beside Megatron's own flags."""
+
+from dataclasses import dataclass, field
+
+from rl_train.errors import TrainConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MegatronTrainerConfig:
+    """Settings of the trainer's computation. Flags and meanings are slime's unless the help says otherwise.
+
+    Raises:
+        TrainConfigError: if a value is out of range.
+    """
+
+    log_probs_chunk_size: int = field(
+        default=1024,
+        metadata={"help": "Tokens whose logits are held at once; the logits of a whole micro-batch never exist."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.log_probs_chunk_size < 1:
+            raise TrainConfigError(f"--log-probs-chunk-size {self.log_probs_chunk_size}: expected a positive number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerGroupConfig:
+    """Deadlines and threads of the trainer's processes. Our flags, none of them slime's.
+
+    Raises:
+        TrainConfigError: if a value is out of range.
+    """
+
+    trainer_start_timeout_s: float = field(
+        default=600.0, metadata={"help": "Seconds until every trainer rank must have loaded its weights."}
+    )
+    trainer_step_timeout_s: float = field(
+        default=1800.0,
+        metadata={"help": "Seconds that a training step, a log-probability pass or a weight publication may take."},
+    )
+    trainer_checkpoint_timeout_s: float = field(
+        default=1800.0, metadata={"help": "Seconds that saving or loading a checkpoint may take."}
+    )
+    trainer_threads: int = field(default=1, metadata={"help": "CPU threads of each trainer rank."})
+
+    def __post_init__(self) -> None:
+        for name in ("trainer_start_timeout_s", "trainer_step_timeout_s", "trainer_checkpoint_timeout_s"):
+            value: float = getattr(self, name)
+            if not value > 0:
+                raise TrainConfigError(f"--{name.replace('_', '-')} {value}: expected a positive number of seconds")
+        if self.trainer_threads < 1:
+            raise TrainConfigError(f"--trainer-threads {self.trainer_threads}: expected at least 1")

@@ -1,0 +1,164 @@
+"""The model of one rank: Megatron's GPTModel with packed attention, giving log-probabilities."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module
+from megatron.training.argument_utils import core_transformer_config_from_args
+from megatron.training.training import get_megatron_ddp_config
+from torch import Tensor
+
+from rl_train.errors import TrainConfigError
+from rl_train.megatron.layer_spec import packed_layer_spec
+from rl_train.megatron.logprobs import TokenLogprobs, token_logprobs
+from rl_train.megatron.packed import PackedSequences
+
+_ONE_ONLY = {
+    "context_parallel_size": "--context-parallel-size",
+    "expert_model_parallel_size": "--expert-model-parallel-size",
+    "virtual_pipeline_model_parallel_size": "--num-layers-per-virtual-pipeline-stage",
+}
+
+
+class LogprobRequest(NamedTuple):
+    """Which log-probabilities a forward pass has to give."""
+
+    positions: Tensor
+    """[N] positions of the row whose hidden state predicts the token that follows."""
+    targets: Tensor
+    """[N] ids of those tokens."""
+    temperature: float
+    needs_entropy: bool
+    chunk_size: int
+    vocab_size: int
+    """Entries of the whole vocabulary, without padding rows."""
+
+
+def transformer_config(args: argparse.Namespace) -> TransformerConfig:
+    """Megatron's own configuration of the model. The only place that makes one.
+
+    Raises:
+        TrainConfigError: for a parallelism that the packed layers do not have.
+    """
+    for name, flag in _ONE_ONLY.items():
+        if vars(args)[name] not in (None, 1):
+            raise TrainConfigError(f"{flag}: expected 1, got {vars(args)[name]}: packed layers are not split that way")
+    chosen = argparse.Namespace(**vars(args))
+    # Loss weights hold the denominators already: gradients are summed over micro-batches and ranks, never averaged.
+    chosen.calculate_per_token_loss = True
+    chosen.finalize_model_grads_func = _finalize_gradients
+    # Weights always come from a checkpoint.
+    chosen.perform_initialization = False
+    chosen.use_cpu_initialization = not torch.cuda.is_available()
+    chosen.variable_seq_lengths = True
+    return core_transformer_config_from_args(chosen)
+
+
+def build_model(args: argparse.Namespace) -> GPTModel:
+    """This rank's part of the model, its parameters allocated and not filled. Collective."""
+    config = transformer_config(args)
+    model = GPTModel(
+        config,
+        packed_layer_spec(config),
+        vocab_size=args.padded_vocab_size,
+        max_sequence_length=args.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+        position_embedding_type="rope",
+        rotary_percent=args.rotary_percent,
+        rotary_base=args.rotary_base,
+    )
+    return model if config.use_cpu_initialization else model.cuda()
+
+
+def wrap_model(args: argparse.Namespace, model: GPTModel) -> DistributedDataParallel:
+    """The model with half precision, if it was asked for, and gradient buffers of the distributed optimizer."""
+    half = args.bf16 or args.fp16
+    return DistributedDataParallel(
+        model.config, get_megatron_ddp_config(args), Float16Module(model.config, model) if half else model
+    )
+
+
+def forward(
+    model: torch.nn.Module,
+    tokens: Tensor,
+    row: PackedSequences,
+    request: LogprobRequest,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """(log-probabilities, entropy), [N] each, on the last pipeline stage; hidden states for the next stage elsewhere.
+
+    Collective over the tensor-parallel ranks.
+
+    Args:
+        model: of this rank, wrapped or not.
+        tokens: [T] ids of the packed row.
+        row: where its sequences lie.
+        request: what is wanted of it.
+    """
+    return model(
+        tokens[None],
+        row.position_ids[None],
+        None,
+        packed_seq_params=row,
+        output_processor=_logprobs_of_hidden,
+        output_processor_context=request,
+    )
+
+
+def _logprobs_of_hidden(
+    *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, context: LogprobRequest, **_: Any
+) -> TokenLogprobs:
+    """Takes the place of Megatron's output layer, whose logits would be [T, vocabulary]."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    if output_layer.sequence_parallel:
+        hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=True)
+    else:
+        hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_states)
+    weight = output_layer.weight if output_weight is None else output_weight
+    vocab_start = weight.shape[0] * parallel_state.get_tensor_model_parallel_rank()
+    num_rows = min(weight.shape[0], context.vocab_size - vocab_start)
+    if num_rows < 1:
+        raise TrainConfigError(
+            f"vocabulary of {context.vocab_size}: rank {group.rank()} of {group.size()} tensor-parallel ranks has only "
+            f"padding; use a smaller --make-vocab-size-divisible-by"
+        )
+    return token_logprobs(
+        hidden.squeeze(1)[context.positions],
+        weight[:num_rows],
+        context.targets,
+        temperature=context.temperature,
+        needs_entropy=context.needs_entropy,
+        chunk_size=context.chunk_size,
+        vocab_start=vocab_start,
+        group=group,
+    )
+
+
+def _finalize_gradients(
+    model: list[torch.nn.Module],
+    _num_tokens: Tensor | None,
+    pg_collection: ProcessGroupCollection,
+    force_all_reduce: bool,
+) -> None:
+    """Sums gradients over the ranks. Megatron would divide by the number of tokens, which loss weights have done."""
+    finalize_model_grads(model, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
+
+
+def module_of(model: torch.nn.Module) -> GPTModel:
+    """The model under its wrappers."""
+    while not isinstance(model, GPTModel):
+        model = model.module  # type: ignore[assignment]
+    return model
+
+
+def named_weights(model: torch.nn.Module) -> Mapping[str, torch.nn.Parameter]:
+    """This rank's parameters under their names in Megatron's local specification, with layers counted from 0 here."""
+    return dict(module_of(model).named_parameters())

@@ -1,0 +1,26 @@
+"""RMSNorm for Megatron's layers without Transformer Engine or APEX."""
+
+import torch
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+
+class RMSNorm(torch.nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32 and rounded once.
+
+    Megatron's own torch wrapper refuses sequence parallelism, because under it the weight's gradient must be summed
+    over the tensor-parallel ranks; this module marks its weight for that sum.
+
+    Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size], in the type of `x`."""
+        return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)

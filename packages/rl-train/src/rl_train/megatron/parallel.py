@@ -1,0 +1,43 @@
+"""Megatron's process groups of one rank."""
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from rl_train.errors import TrainConfigError
+
+
+def initialize_parallel(args: argparse.Namespace) -> torch.device:
+    """Makes Megatron's process groups and random states, and returns this rank's device. Collective.
+
+    `torch.distributed` must be initialised, with gloo on CPUs and NCCL on GPUs.
+
+    Raises:
+        TrainConfigError: if the world is not of the size that the arguments were made for.
+    """
+    if dist.get_world_size() != args.world_size:
+        raise TrainConfigError(f"trainer: arguments are for {args.world_size} ranks, got {dist.get_world_size()}")
+    is_cuda = torch.cuda.is_available()
+    if is_cuda:
+        # Megatron asks for it on GPUs before Blackwell, to keep communication and computation in order.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    parallel_state.initialize_model_parallel(
+        args.tensor_model_parallel_size,
+        args.pipeline_model_parallel_size,
+        # On CPUs every group is a gloo group already.
+        create_gloo_process_groups=not is_cuda,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(
+        args.seed, te_rng_tracker=False, inference_rng_tracker=False, use_cudagraphable_rng=False
+    )
+    return torch.device("cuda", torch.cuda.current_device()) if is_cuda else torch.device("cpu")
+
+
+def destroy_parallel() -> None:
+    """Takes the process groups apart."""
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,196 @@
+"""A trainer rank in a process of its own, whoever started the process.
+
+Importing this imports neither torch nor Megatron: the process sets its environment first.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rl_data import TrainBatch
+from rl_data.json import JsonValue
+
+from rl_train.algorithms import LossFunction
+from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.config import MegatronTrainerConfig
+from rl_train.trainer import StepResult
+
+if TYPE_CHECKING:
+    from rl_weights import PublishReport, WeightSink
+    from torch.distributed import TCPStore
+
+    from rl_train.megatron.trainer import MegatronTrainer
+
+LOOPBACK = "127.0.0.1"
+_FRAMES_SHOWN = 4
+
+
+class Address(NamedTuple):
+    """Where the ranks of a trainer meet."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSpec:
+    """What every rank of a trainer is made from. It can be pickled."""
+
+    arguments: MegatronArguments
+    model_config: Mapping[str, JsonValue]
+    weights: Path
+    loss: LossFunction
+    temperature: float = 1.0
+    reference: Path | None = None
+    """Weights of the reference policy, if it is needed."""
+    config: MegatronTrainerConfig = MegatronTrainerConfig()
+    collective_timeout_s: float = 1800.0
+    """After this a rank gives up waiting for the others."""
+
+
+class TrainerRank:
+    """One rank: it meets the others, owns a MegatronTrainer and says what it is doing.
+
+    Args:
+        rank: its number.
+        world_size: how many ranks there are.
+        num_threads: CPU threads for tensor operations.
+        host: address on which the ranks of the trainer reach each other; the loopback address on one machine.
+    """
+
+    def __init__(self, rank: int, world_size: int, *, num_threads: int, host: str = LOOPBACK) -> None:
+        self._rank, self._world_size, self._host = rank, world_size, host
+        self._doing = "starting"
+        self._thread = threading.get_ident()
+        self._store: TCPStore | None = None
+        self._trainer: MegatronTrainer | None = None
+        # Read by OpenMP when torch is loaded.
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        self._num_threads = num_threads
+        if host == LOOPBACK:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+
+    def listen(self) -> Address:
+        """Opens the meeting place, on a free port of this rank's host. For rank 0."""
+        from torch.distributed import TCPStore
+
+        # Without a socket of ours the store would listen on every interface.
+        listener = socket.create_server((self._host, 0))
+        port: int = listener.getsockname()[1]
+        self._store = TCPStore(
+            self._host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        return Address(self._host, port)
+
+    def start(self, address: Address, spec: TrainerSpec) -> float:
+        """Joins the others and loads the weights; returns the seconds it took. Collective."""
+        started = time.perf_counter()
+        with self._doing_now("importing Megatron"):
+            self._thread = threading.get_ident()
+            logging.getLogger("megatron").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module="megatron")
+            import torch
+
+            from rl_train.megatron.cpu import enable_cpu_support
+
+            torch.set_num_threads(self._num_threads)
+            is_cpu = enable_cpu_support()
+            from rl_train.megatron.trainer import MegatronTrainer
+        with self._doing_now(f"meeting the other ranks at {address.host}:{address.port}"):
+            timeout = timedelta(seconds=spec.collective_timeout_s)
+            store = self._store or torch.distributed.TCPStore(address.host, address.port, timeout=timeout)
+            if not is_cpu:
+                torch.cuda.set_device(0 if torch.cuda.device_count() == 1 else self._rank % torch.cuda.device_count())
+            torch.distributed.init_process_group(
+                "gloo" if is_cpu else "nccl",
+                store=store,
+                rank=self._rank,
+                world_size=self._world_size,
+                timeout=timeout,
+            )
+        with self._doing_now("loading weights"):
+            self._trainer = MegatronTrainer(
+                arguments=spec.arguments,
+                model_config=spec.model_config,
+                weights=spec.weights,
+                loss=spec.loss,
+                temperature=spec.temperature,
+                config=spec.config,
+            )
+            if spec.reference is not None:
+                self._trainer.load_reference(spec.reference)
+        return time.perf_counter() - started
+
+    def train_step(self, batch: TrainBatch) -> StepResult:
+        """See `MegatronTrainer.train_step`."""
+        with self._doing_now(f"training step {self._ready.num_steps + 1}"):
+            return self._ready.train_step(batch)
+
+    def compute_logprobs(self, batch: TrainBatch, *, is_reference: bool) -> list[list[NDArray[np.float32]]] | None:
+        """See `MegatronTrainer.compute_logprobs`; None on all ranks but the first."""
+        with self._doing_now(f"computing {'reference ' if is_reference else ''}log-probabilities"):
+            trainer = self._ready
+            rows = trainer.compute_reference_logprobs(batch) if is_reference else trainer.compute_logprobs(batch)
+            return rows if self._rank == 0 else None
+
+    def publish(self, version: int, sinks: "Sequence[WeightSink]", bucket_bytes: int) -> "PublishReport | None":
+        """Hands the weights to the sinks as `version`; the report on rank 0, None elsewhere. Collective."""
+        from rl_weights import Publisher
+
+        with self._doing_now(f"publishing version {version}"):
+            publisher = Publisher(self._ready.tensor_source(), sinks, bucket_bytes=bucket_bytes)
+            report = publisher.publish(version)
+            return report if self._rank == 0 else None
+
+    def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
+        """See `MegatronTrainer.save_checkpoint`."""
+        with self._doing_now(f"saving a checkpoint in {folder}"):
+            return self._ready.save_checkpoint(folder, state)
+
+    def load_checkpoint(self, folder: Path) -> Mapping[str, JsonValue]:
+        """See `MegatronTrainer.load_checkpoint`."""
+        with self._doing_now(f"loading a checkpoint from {folder}"):
+            return self._ready.load_checkpoint(folder)
+
+    def export_hf(self, folder: Path, template: Path) -> Path:
+        """See `MegatronTrainer.export_hf`."""
+        with self._doing_now(f"writing a Hugging Face model to {folder}"):
+            return self._ready.export_hf(folder, template)
+
+    def doing(self) -> str:
+        """What the rank is doing and where in the program it stands. May be called from another thread."""
+        frame = sys._current_frames().get(self._thread)
+        if frame is None:
+            return self._doing
+        frames = traceback.extract_stack(frame)[-_FRAMES_SHOWN:]
+        return f"{self._doing}, at " + " > ".join(f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in frames)
+
+    @property
+    def _ready(self) -> "MegatronTrainer":
+        assert self._trainer is not None, "start() comes first"
+        return self._trainer
+
+    @contextmanager
+    def _doing_now(self, what: str) -> Iterator[None]:
+        self._doing = what
+        yield
+        # Not after an error: what failed stays to be asked for.
+        self._doing = f"idle after {what}"

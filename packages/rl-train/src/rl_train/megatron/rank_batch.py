@@ -1,0 +1,103 @@
+"""A micro-batch as one rank's model and loss take it. T = tokens of the row, N = tokens with a log-probability."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rl_data import Microbatch
+from torch import Tensor
+
+from rl_train.algorithms import LossInputs
+from rl_train.megatron.model import LogprobRequest
+from rl_train.megatron.packed import PackedSequences
+
+
+class ModelSettings(NamedTuple):
+    """What all forward passes of a trainer share."""
+
+    temperature: float
+    chunk_size: int
+    vocab_size: int
+    device: torch.device
+
+
+class RankMicrobatch(NamedTuple):
+    """A micro-batch on the device."""
+
+    source: Microbatch
+    tokens: Tensor
+    """[T] int64."""
+    row: PackedSequences
+    scored: Tensor
+    """[N] positions of the tokens whose log-probability is asked for."""
+    request: LogprobRequest
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[T] float32 with the [N] values at the scored tokens and 0 elsewhere, with gradient."""
+        return values.new_zeros(len(self.tokens)).index_copy(0, self.scored, values)
+
+    def loss_inputs(self, logprobs: Tensor, entropy: Tensor) -> LossInputs:
+        """What the loss takes, from the [N] outputs of the model."""
+
+        def on_device(array: NDArray[np.float32] | None) -> Tensor | None:
+            return None if array is None else torch.tensor(array, dtype=torch.float32, device=self.tokens.device)
+
+        def required(array: NDArray[np.float32]) -> Tensor:
+            return torch.tensor(array, dtype=torch.float32, device=self.tokens.device)
+
+        source = self.source
+        return LossInputs(
+            logprobs=self.spread(logprobs),
+            loss_weights=required(source.loss_weights),
+            advantages=required(source.advantages),
+            rollout_logprobs=required(source.rollout_logprobs),
+            cu_seqlens=self.row.cu_seqlens_q,
+            old_logprobs=on_device(source.old_logprobs),
+            ref_logprobs=on_device(source.ref_logprobs),
+            entropy=self.spread(entropy) if self.request.needs_entropy else None,
+        )
+
+
+def trained_tokens(microbatch: Microbatch) -> NDArray[np.int64]:
+    """Positions whose loss weight is not 0. What is not trained costs no logits."""
+    return np.flatnonzero(microbatch.loss_weights)
+
+
+def predicted_tokens(microbatch: Microbatch) -> NDArray[np.int64]:
+    """Positions of all tokens that have a token before them in their sequence."""
+    has_context = np.ones(microbatch.num_tokens, dtype=bool)
+    has_context[microbatch.cu_seqlens[:-1]] = False
+    return np.flatnonzero(has_context)
+
+
+def on_rank(
+    microbatch: Microbatch, scored: NDArray[np.int64], settings: ModelSettings, *, needs_entropy: bool
+) -> RankMicrobatch:
+    """The micro-batch on the device, with log-probabilities to be computed at `scored`.
+
+    The hidden state of the token before predicts a token, so a sequence's first token must not be among them.
+
+    Raises:
+        ValueError: if it is.
+    """
+    first = np.intersect1d(scored, microbatch.cu_seqlens[:-1])
+    if len(first):
+        raise ValueError(f"micro-batch: token {first[0]} begins its sequence and cannot be trained: nothing predicts it")
+    device = settings.device
+    tokens = torch.tensor(microbatch.tokens, dtype=torch.int64, device=device)
+    positions = torch.tensor(scored, dtype=torch.int64, device=device)
+    return RankMicrobatch(
+        source=microbatch,
+        tokens=tokens,
+        row=PackedSequences.of(microbatch, device),
+        scored=positions,
+        request=LogprobRequest(
+            positions=positions - 1,
+            targets=tokens[positions],
+            temperature=settings.temperature,
+            needs_entropy=needs_entropy,
+            chunk_size=settings.chunk_size,
+            vocab_size=settings.vocab_size,
+        ),
+    )
