@@ -1,0 +1,119 @@
+"""Model folders in Hugging Face format, read tensor by tensor."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_named
+from rl_weights.errors import CheckpointError
+from rl_weights.json_value import JsonValue
+from rl_weights.protocols import TensorSpec
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+class HFCheckpoint:
+    """The tensors of one folder. Nothing is read before it is asked for; files stay mapped between reads.
+
+    Args:
+        path: a folder with config.json and model.safetensors, or shards with their index.
+
+    Raises:
+        CheckpointError: naming the file that is missing, truncated or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_config(path)
+        self.files: dict[str, Path] = _files_of_tensors(path)
+        """The file that holds each tensor, by its name."""
+        self._open_files = {file: _open(file) for file in dict.fromkeys(self.files.values())}
+        self.specs: dict[str, TensorSpec] = {name: self._spec(name) for name in self.files}
+        """Name, dtype and shape of every tensor, in the order of the files."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that name, which must be one of `specs`.
+
+        Raises:
+            CheckpointError: naming the file, if it is damaged.
+        """
+        file = self.files[name]
+        try:
+            return self._open_files[file].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file}: {name}: {error}") from error
+
+    def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, in the order of `specs`."""
+        return ((name, self.read(name)) for name in self.specs)
+
+    def _spec(self, name: str) -> TensorSpec:
+        file = self.files[name]
+        try:
+            part = self._open_files[file].get_slice(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file}: the index says that it holds {name}, but it does not") from error
+        dtype = SAFETENSORS_NAMES.get(part.get_dtype(), part.get_dtype())
+        dtype_named(dtype, f"{file}: {name}")
+        return name, dtype, tuple(part.get_shape())
+
+
+def read_config(path: Path) -> Mapping[str, JsonValue]:
+    """The content of the folder's config.json.
+
+    Raises:
+        CheckpointError: if there is no such file or it holds no JSON object.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; expected a model folder in Hugging Face format")
+    return _read_object(file)
+
+
+def _read_object(file: Path) -> dict[str, JsonValue]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _files_of_tensors(path: Path) -> dict[str, Path]:
+    if (path / INDEX_FILE).is_file():
+        return _files_of_index(path)
+    file = path / SINGLE_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE} is there")
+    return dict.fromkeys(_open(file).keys(), file)
+
+
+def _files_of_index(path: Path) -> dict[str, Path]:
+    index = path / INDEX_FILE
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: expected an object `weight_map` of tensor names and files")
+    files: dict[str, Path] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{index}: {name}: expected the name of a file beside it, got {file!r}")
+        files[name] = path / file
+    for file in dict.fromkeys(files.values()):
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file, but {INDEX_FILE} names it")
+        for name in _open(file).keys():  # noqa: SIM118 - the handle is no mapping
+            if files.get(name) != file:
+                raise CheckpointError(f"{file}: holds {name}, which {INDEX_FILE} does not say")
+    return files
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: truncated or damaged: {error}") from error

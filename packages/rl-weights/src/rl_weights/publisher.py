@@ -1,0 +1,223 @@
+"""Hands the weights of a trainer to inference engines, bucket by bucket."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from rl_weights.buckets import Bucket, plan_buckets
+from rl_weights.checksum import as_bytes, checksum
+from rl_weights.dtypes import dtype_name
+from rl_weights.errors import SyncError
+from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
+from rl_weights.sink_worker import SinkCall, SinkWorker
+
+_NUM_BUFFERS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReport:
+    """What one publish moved, and where its time went. On ranks that are not the writer only `gather_s` counts."""
+
+    version: int
+    num_tensors: int
+    num_bytes: int
+    num_buckets: int
+    begin_s: float
+    """Slowest sink's `begin_update`; it runs beside the first gather."""
+    gather_s: float
+    """Waiting for the source's tensors: gathering over the trainer's ranks and converting."""
+    flatten_s: float
+    """Copying tensors into buckets and checksumming them."""
+    load_s: float
+    """Slowest sink's `load_bucket` calls together; they run beside gathering and flattening."""
+    commit_s: float
+    """Slowest sink's `commit_update`."""
+    total_s: float
+    """From start to end; less than the sum where phases ran beside each other."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is measured and in flight during one publish."""
+
+    workers: list[SinkWorker]
+    gather_s: float = 0.0
+    flatten_s: float = 0.0
+    begin: list[SinkCall] = field(default_factory=list)
+    loads: list[list[SinkCall]] = field(default_factory=list)
+    """A list of calls, one a worker, for each bucket so far."""
+    commit: list[SinkCall] = field(default_factory=list)
+
+
+class Publisher:
+    """Moves all weights of one source to all sinks, under a version.
+
+    While the sinks load one bucket the next is gathered and flattened into a second buffer. Each sink is called from
+    a thread of its own, so a slow one holds up the others by at most its deadline.
+
+    Args:
+        source: the trainer. On every rank a Publisher stands around that rank's source.
+        sinks: the engines; used on the writer alone, and may be empty elsewhere.
+        bucket_bytes: what a bucket holds at most, unless one tensor is larger. Two buffers of it stay allocated.
+        deadline_s: what each call of a sink may take.
+
+    Example:
+        >>> publisher = Publisher(InMemorySource({"weight": torch.ones(4)}), [sink := InMemorySink()])
+        >>> publisher.publish(version=1).num_bytes
+        16
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        sinks: Sequence[WeightSink],
+        *,
+        bucket_bytes: int = 512 * 1024 * 1024,
+        deadline_s: float = 300.0,
+    ) -> None:
+        if bucket_bytes < 1 or deadline_s <= 0:
+            raise ValueError(
+                f"Publisher: bucket_bytes and deadline_s: expected positive numbers, got {bucket_bytes}, {deadline_s}"
+            )
+        self._source = source
+        self._sinks = tuple(sinks)
+        self._deadline_s = deadline_s
+        self._specs: tuple[TensorSpec, ...] = tuple(
+            (name, dtype, tuple(shape)) for name, dtype, shape in source.tensor_specs()
+        )
+        self._buckets = plan_buckets(self._specs, bucket_bytes)
+        self._buffers: list[torch.Tensor] = []
+
+    def publish(self, version: int) -> PublishReport:
+        """Hands over the present weights. Collective: every rank of the source calls it.
+
+        Waits until every sink serves `version` or has failed.
+
+        Raises:
+            SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
+                unless it was the source that failed.
+        """
+        started = time.monotonic()
+        if not self._source.is_writer:
+            for _ in self._source.iter_tensors():
+                pass
+            seconds = time.monotonic() - started
+            return self._report(version, _Progress([], gather_s=seconds), started)
+        progress = _Progress([SinkWorker(i, sink, self._deadline_s) for i, sink in enumerate(self._sinks)])
+        try:
+            self._begin(version, progress)
+            self._send(version, progress)
+            self._commit(version, progress)
+        finally:
+            for worker in progress.workers:
+                worker.close()
+        failed = [worker for worker in progress.workers if worker.failure is not None]
+        if failed:
+            messages = "; ".join(str(worker.failure) for worker in failed)
+            raise SyncError(
+                f"version {version}: {len(failed)} of {len(self._sinks)} sinks failed: {messages}"
+            ) from failed[0].cause
+        return self._report(version, progress, started)
+
+    def _begin(self, version: int, progress: _Progress) -> None:
+        progress.begin = [
+            worker.submit(f"begin_update({version})", partial(worker.sink.begin_update, version))
+            for worker in progress.workers
+        ]
+
+    def _send(self, version: int, progress: _Progress) -> None:
+        tensors = self._source.iter_tensors()
+        for index, bucket in enumerate(self._buckets):
+            if index >= _NUM_BUFFERS:
+                self._wait_for_bucket(index - _NUM_BUFFERS, progress)
+            buffer = self._buffer(index)[: bucket.num_bytes]
+            self._fill(bucket, buffer, tensors, version, progress)
+            before = time.monotonic()
+            expected = checksum(buffer)
+            progress.flatten_s += time.monotonic() - before
+            progress.loads.append(
+                [
+                    worker.submit(
+                        f"load_bucket {index} of {len(self._buckets)}, from {bucket.specs[0][0]}",
+                        partial(worker.sink.load_bucket, bucket.specs, buffer, expected),
+                    )
+                    for worker in progress.workers
+                ]
+            )
+        if (extra := next(tensors, None)) is not None:
+            raise SyncError(f"version {version}: the source gave {extra[0]} after all of its {len(self._specs)} specs")
+
+    def _wait_for_bucket(self, index: int, progress: _Progress) -> None:
+        if index == 0:
+            _wait(progress.workers, progress.begin)
+        _wait(progress.workers, progress.loads[index])
+
+    def _commit(self, version: int, progress: _Progress) -> None:
+        for index in range(max(0, len(progress.loads) - _NUM_BUFFERS), len(progress.loads)):
+            self._wait_for_bucket(index, progress)
+        progress.commit = [
+            worker.submit(f"commit_update({version})", partial(worker.sink.commit_update, version, len(self._specs)))
+            for worker in progress.workers
+        ]
+        _wait(progress.workers, progress.commit)
+
+    def _buffer(self, index: int) -> torch.Tensor:
+        """One of the two buffers, in turn. They are as large as the largest bucket and are kept between publishes."""
+        if not self._buffers:
+            size = max(bucket.num_bytes for bucket in self._buckets)
+            count = min(_NUM_BUFFERS, len(self._buckets))
+            self._buffers = [torch.empty(size, dtype=torch.uint8) for _ in range(count)]
+        return self._buffers[index % _NUM_BUFFERS]
+
+    def _fill(
+        self,
+        bucket: Bucket,
+        buffer: torch.Tensor,
+        tensors: Iterator[tuple[str, torch.Tensor]],
+        version: int,
+        progress: _Progress,
+    ) -> None:
+        offset = 0
+        for spec in bucket.specs:
+            before = time.monotonic()
+            got = next(tensors, None)
+            between = time.monotonic()
+            _check(spec, got, version)
+            assert got is not None
+            flat = as_bytes(got[1])
+            buffer[offset : offset + flat.numel()].copy_(flat)
+            offset += flat.numel()
+            progress.gather_s += between - before
+            progress.flatten_s += time.monotonic() - between
+
+    def _report(self, version: int, progress: _Progress, started: float) -> PublishReport:
+        loads_of_sinks = zip(*progress.loads, strict=True)
+        return PublishReport(
+            version=version,
+            num_tensors=len(self._specs),
+            num_bytes=sum(bucket.num_bytes for bucket in self._buckets),
+            num_buckets=len(self._buckets),
+            begin_s=max((call.seconds for call in progress.begin), default=0.0),
+            gather_s=progress.gather_s,
+            flatten_s=progress.flatten_s,
+            load_s=max((sum(call.seconds for call in calls) for calls in loads_of_sinks), default=0.0),
+            commit_s=max((call.seconds for call in progress.commit), default=0.0),
+            total_s=time.monotonic() - started,
+        )
+
+
+def _wait(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -> None:
+    for worker, call in zip(workers, calls, strict=True):
+        worker.wait(call)
+
+
+def _check(spec: TensorSpec, got: tuple[str, torch.Tensor] | None, version: int) -> None:
+    name, dtype, shape = spec
+    if got is None:
+        raise SyncError(f"version {version}: the source ended before {name}")
+    actual = (got[0], dtype_name(got[1].dtype), tuple(got[1].shape))
+    if actual != (name, dtype, shape):
+        raise SyncError(f"version {version}: the source's specs say {(name, dtype, shape)}, it gave {actual}")

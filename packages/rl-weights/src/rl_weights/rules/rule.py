@@ -1,0 +1,180 @@
+"""How one tensor of Megatron's GPTModel is made of Hugging Face tensors, and back.
+
+Shape legend: N rows of a weight, I its columns; G key/value groups, Q query heads per group, D head_dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_weights.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRule:
+    """One tensor that both sides hold alike. Subclasses say where the two differ.
+
+    Every method is exact to the bit and keeps dtype and device; results may share memory with what was given.
+    """
+
+    megatron_name: str
+    """Parameter name in GPTModel with Megatron's local layer specification, layers counted over the whole model."""
+    hf_names: tuple[str, ...]
+    hf_shapes: tuple[tuple[int, ...], ...]
+    """Shape of each of `hf_names`."""
+    tp_dim: int | None = None
+    """Dimension of the Megatron tensor that tensor parallelism slices; None if every rank holds all of it."""
+    tied_names: tuple[str, ...] = ()
+    """Hugging Face names under which a checkpoint may hold the same tensor again. Never written."""
+
+    @property
+    def megatron_shape(self) -> tuple[int, ...]:
+        """Shape of the whole Megatron tensor."""
+        return self.hf_shapes[0]
+
+    def to_megatron(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+        """The whole Megatron tensor.
+
+        Args:
+            hf_tensors: in the order of `hf_names`.
+
+        Raises:
+            CheckpointError: naming the tensor that has another shape or another dtype than the first.
+        """
+        if len(hf_tensors) != len(self.hf_names):
+            raise CheckpointError(f"{self.megatron_name}: expected {len(self.hf_names)} tensors, got {len(hf_tensors)}")
+        for name, shape, tensor in zip(self.hf_names, self.hf_shapes, hf_tensors, strict=True):
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(f"{name}: expected shape {shape} from config.json, got {tuple(tensor.shape)}")
+            if tensor.dtype != hf_tensors[0].dtype:
+                raise CheckpointError(
+                    f"{name}: expected dtype {hf_tensors[0].dtype} as {self.hf_names[0]} has, got {tensor.dtype}"
+                )
+        return self._join(hf_tensors)
+
+    def to_hf(self, full: Tensor) -> tuple[Tensor, ...]:
+        """The Hugging Face tensors, in the order of `hf_names`.
+
+        Raises:
+            CheckpointError: if `full` has another shape than expected.
+        """
+        self._check_full(full)
+        return tuple(self._split(full))
+
+    def shard(self, full: Tensor, tp_rank: int, tp_size: int) -> Tensor:
+        """The part of the whole Megatron tensor that one tensor-parallel rank holds.
+
+        Raises:
+            CheckpointError: if it cannot be sliced into `tp_size` equal parts.
+        """
+        if self.tp_dim is None or tp_size == 1:
+            return full
+        return torch.cat([part.chunk(tp_size, self.tp_dim)[tp_rank] for part in self._sliced_parts(full, tp_size)])
+
+    def unshard(self, shards: Sequence[Tensor]) -> Tensor:
+        """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
+        if self.tp_dim is None or len(shards) == 1:
+            return shards[0]
+        return torch.cat(list(shards), self.tp_dim)
+
+    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+        return hf_tensors[0]
+
+    def _split(self, full: Tensor) -> Sequence[Tensor]:
+        return (full,)
+
+    def _check_full(self, full: Tensor) -> None:
+        if tuple(full.shape) != self.megatron_shape:
+            raise CheckpointError(
+                f"{self.megatron_name}: expected shape {self.megatron_shape} from config.json, got {tuple(full.shape)}"
+            )
+
+    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+        """The parts of the tensor of which every rank gets an equal slice; checked to be divisible."""
+        self._check_divisible(full.shape[self.tp_dim or 0], tp_size, "rows" if self.tp_dim == 0 else "columns")
+        return (full,)
+
+    def _check_divisible(self, count: int, tp_size: int, what: str) -> None:
+        if count % tp_size:
+            raise CheckpointError(f"{self.megatron_name}: {count} {what} do not divide over {tp_size} ranks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseQKV(TensorRule):
+    """Query, key and value projections as one, ordered by key/value group: [G, (Q + 2) * D, ...]."""
+
+    num_groups: int
+
+    @property
+    def megatron_shape(self) -> tuple[int, ...]:
+        """Shape of the whole Megatron tensor."""
+        return (sum(shape[0] for shape in self.hf_shapes), *self.hf_shapes[0][1:])
+
+    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+        grouped = [tensor.unflatten(0, (self.num_groups, -1)) for tensor in hf_tensors]
+        return torch.cat(grouped, dim=1).flatten(0, 1)
+
+    def _split(self, full: Tensor) -> Sequence[Tensor]:
+        rows_of_group = [shape[0] // self.num_groups for shape in self.hf_shapes]
+        parts = full.unflatten(0, (self.num_groups, -1)).split(rows_of_group, dim=1)
+        return [part.flatten(0, 1) for part in parts]
+
+    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+        self._check_divisible(self.num_groups, tp_size, "key/value groups")
+        return (full,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseGateUp(TensorRule):
+    """Gate and up projections as one: gate rows, then up rows, and the same within every tensor-parallel rank."""
+
+    @property
+    def megatron_shape(self) -> tuple[int, ...]:
+        """Shape of the whole Megatron tensor."""
+        return (2 * self.hf_shapes[0][0], *self.hf_shapes[0][1:])
+
+    def unshard(self, shards: Sequence[Tensor]) -> Tensor:
+        """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
+        halves = [shard.chunk(2, dim=0) for shard in shards]
+        return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
+
+    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(hf_tensors))
+
+    def _split(self, full: Tensor) -> Sequence[Tensor]:
+        return full.chunk(2, dim=0)
+
+    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+        self._check_divisible(full.shape[0] // 2, tp_size, "gate rows")
+        return full.chunk(2, dim=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PadVocabulary(TensorRule):
+    """A row for each token, and rows of zeros up to a size that suits the hardware and the tensor-parallel ranks."""
+
+    padded_rows: int
+    """Rows of the Megatron tensor that `to_megatron` gives; `to_hf` takes any number that is not less than needed."""
+
+    @property
+    def megatron_shape(self) -> tuple[int, ...]:
+        """Shape of the whole Megatron tensor."""
+        return (self.padded_rows, *self.hf_shapes[0][1:])
+
+    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+        (tensor,) = hf_tensors
+        num_missing = self.padded_rows - tensor.shape[0]
+        return torch.cat([tensor, tensor.new_zeros(num_missing, *tensor.shape[1:])]) if num_missing else tensor
+
+    def _split(self, full: Tensor) -> Sequence[Tensor]:
+        return (full[: self.hf_shapes[0][0]],)
+
+    def _check_full(self, full: Tensor) -> None:
+        num_rows, *rest = self.hf_shapes[0]
+        if full.ndim != len(rest) + 1 or full.shape[0] < num_rows or list(full.shape[1:]) != rest:
+            raise CheckpointError(
+                f"{self.megatron_name}: expected shape {(f'>= {num_rows}', *rest)} from config.json, "
+                f"got {tuple(full.shape)}"
+            )

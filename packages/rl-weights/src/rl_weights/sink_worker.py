@@ -1,0 +1,87 @@
+"""Calls of one sink, in order, in a thread of its own."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from rl_weights.protocols import WeightSink
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(slots=True)
+class SinkCall:
+    """A call that waits, runs or has ended."""
+
+    what: str
+    run: Callable[[], None]
+    has_ended: threading.Event = field(default_factory=threading.Event)
+    started: float | None = None
+    """time.monotonic() when it began to run."""
+    seconds: float = 0.0
+
+
+class SinkWorker:
+    """Makes one sink's calls one after another, and notes the first that fails or is late.
+
+    After that the sink takes no more calls. One that is stuck is left alone in its thread, which does not keep the
+    process alive.
+    """
+
+    def __init__(self, index: int, sink: WeightSink, deadline_s: float) -> None:
+        self.sink = sink
+        self.name = sink.name if isinstance(sink, _Named) else f"sink {index} ({type(sink).__name__})"
+        self.failure: str | None = None
+        """What went wrong, with the sink's name; None while all is well."""
+        self.cause: Exception | None = None
+        """The sink's own error; None if it was late."""
+        self._deadline_s = deadline_s
+        self._calls: queue.SimpleQueue[SinkCall | None] = queue.SimpleQueue()
+        thread = threading.Thread(target=self._work, name=f"publish to {self.name}", daemon=True)
+        thread.start()
+
+    def submit(self, what: str, run: Callable[[], None]) -> SinkCall:
+        """Queues a call; returns at once."""
+        call = SinkCall(what, run)
+        self._calls.put(call)
+        return call
+
+    def wait(self, call: SinkCall) -> None:
+        """Waits until the call has ended or its deadline has passed. Calls are waited for in their order.
+
+        What went wrong is noted in `failure`, not raised: the other sinks go on.
+        """
+        spent = 0.0 if call.started is None else time.monotonic() - call.started
+        if self.failure is None and not call.has_ended.wait(max(0.0, self._deadline_s - spent)):
+            self.failure = f"{self.name}: {call.what}: no answer within {self._deadline_s:g} s"
+            logger.warning("%s", self.failure)
+
+    def close(self) -> None:
+        """Lets the thread end when its last call has."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            if self.failure is None:
+                self._make(call)
+            call.has_ended.set()
+
+    def _make(self, call: SinkCall) -> None:
+        call.started = time.monotonic()
+        try:
+            call.run()
+        except Exception as error:  # noqa: BLE001 - a sink is foreign code; the publisher raises its error by name
+            self.failure = self.failure or f"{self.name}: {call.what}: {type(error).__name__}: {error}"
+            self.cause = error
+            logger.warning("%s", self.failure)
+        call.seconds = time.monotonic() - call.started

@@ -1,0 +1,161 @@
+"""One Megatron rank of a test, run under torchrun: saves a model's checkpoint, or loads one and writes its logits.
+
+Usage: torchrun --nproc_per_node=N megatron_rank.py JOB.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def main(job):
+    import megatron_cpu
+
+    megatron_cpu.prepare()
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    dist.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=job["tp"], pipeline_model_parallel_size=job["pp"]
+    )
+    model_parallel_cuda_manual_seed(job.get("seed", 1))
+    model = build(job)
+    if job["do"] == "load":
+        load(model, job)
+    optimizer = one_step(model) if job.get("optimizer") else None
+    with torch.no_grad():
+        logits = forward(model, torch.tensor(job["tokens"]))
+    if logits is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
+        torch.save(logits, job["logits"])
+    if job["do"] == "save":
+        save(model, optimizer, job)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def build(job):
+    from megatron.core import parallel_state
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    from megatron.core.transformer import TransformerConfig
+
+    hf = json.loads(Path(job["config"]).read_text())
+    config = TransformerConfig(
+        num_layers=hf["num_hidden_layers"],
+        hidden_size=hf["hidden_size"],
+        ffn_hidden_size=hf["intermediate_size"],
+        num_attention_heads=hf["num_attention_heads"],
+        num_query_groups=hf["num_key_value_heads"],
+        kv_channels=hf["head_dim"],
+        layernorm_epsilon=hf["rms_norm_eps"],
+        normalization="RMSNorm",
+        qk_layernorm=True,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        use_cpu_initialization=True,
+        tensor_model_parallel_size=job["tp"],
+        pipeline_model_parallel_size=job["pp"],
+        pipeline_dtype=torch.float32,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+        gradient_accumulation_fusion=False,
+    )
+    return GPTModel(
+        config,
+        get_gpt_decoder_block_spec(config, use_transformer_engine=False),
+        vocab_size=job["padded_vocab"],
+        max_sequence_length=64,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=hf["tie_word_embeddings"],
+        position_embedding_type="rope",
+        rotary_base=int(hf["rope_parameters"]["rope_theta"]),
+        parallel_output=False,
+    )
+
+
+def metadata():
+    from megatron.core import parallel_state
+
+    return {
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+
+
+def one_step(model):
+    """A distributed optimizer that has taken one step, so that it has state to save."""
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+
+    ddp = DistributedDataParallel(model.config, DistributedDataParallelConfig(use_distributed_optimizer=True), model)
+    optimizer = get_megatron_optimizer(OptimizerConfig(lr=1e-3, use_distributed_optimizer=True), [ddp])
+    for parameter in model.parameters():
+        parameter.main_grad.fill_(0.01)
+    optimizer.step()
+    return optimizer
+
+
+def save(model, optimizer, job):
+    from megatron.core import dist_checkpointing
+
+    sharding = {**metadata(), "distrib_optim_sharding_type": job.get("optimizer")}
+    state = {
+        "checkpoint_version": 3.0,
+        "iteration": job["iteration"],
+        "model": model.sharded_state_dict(metadata=sharding),
+    }
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(dict(state), metadata=sharding)
+    folder = Path(job["checkpoint"])
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True)
+    dist.barrier()
+    dist_checkpointing.save(state, str(folder))
+
+
+def load(model, job):
+    from megatron.core import dist_checkpointing
+
+    state = {"model": model.sharded_state_dict(metadata=metadata())}
+    state = dist_checkpointing.load(state, job["checkpoint"], strict=job["strict"])
+    if job["strict"] == "return_all":
+        state, missing, unexpected = state
+        if missing or unexpected:
+            raise AssertionError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    model.load_state_dict(state["model"])
+
+
+def forward(model, tokens):
+    """[batch, tokens, vocabulary] logits on the last stage, None elsewhere."""
+    from megatron.core import parallel_state
+
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    mask = torch.ones(1, 1, tokens.shape[1], tokens.shape[1]).triu(1).bool()
+    if parallel_state.is_pipeline_first_stage():
+        out = model(tokens, positions, mask)
+    else:
+        shape = (tokens.shape[1], tokens.shape[0], model.config.hidden_size)
+        hidden = torch.empty(shape)
+        dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
+        model.set_input_tensor(hidden)
+        out = model(tokens, positions, mask)
+    if not parallel_state.is_pipeline_last_stage():
+        dist.send(out.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+        return None
+    return out
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
