@@ -9,12 +9,21 @@ from rl_data.json import JsonValue
 type Figure = dict[str, JsonValue]
 
 _BLUE = "#2f6690"
-_PHASE_COLOURS = ("#2f6690", "#81a4cd", "#d98e3f", "#7a9e7e", "#b5838d", "#a5a58d")
-_REST_COLOUR = "#c9c9c4"
+# The parts of a step that recipes time have a colour of their own, the same in every figure.
+_PART_COLOURS = {
+    "generate": "#2f6690",
+    "grade": "#b5838d",
+    "train": "#d98e3f",
+    "publish": "#7a9e7e",
+    "data": "#81a4cd",
+    "other": "#c9c9c4",
+}
+_MORE_COLOURS = ("#8d7b68", "#6b705c", "#9a8c98", "#a5a58d")
 _LOGPROB_TITLE = "Log-probability difference, rollout and training"
 _MAX_MARKED_POINTS = 20
 _WHOLE_STEP = "step"
 _REST = "other"
+_NO_PARTS = (_WHOLE_STEP, _REST)
 
 
 def make_figures(records: Mapping[Phase, Sequence[MetricsRecord]]) -> list[Figure]:
@@ -47,7 +56,11 @@ def _curve(
     bounds: tuple[float, float] | None = None,
     log: bool = False,
 ) -> Figure | None:
-    """One line over the steps; gaps where a value is not finite, and where it is not positive on a log axis."""
+    """One line over the steps; gaps where a value is not finite, and where it is not positive on a log axis.
+
+    Args:
+        bounds: the axis shows at least these.
+    """
     values = [finite(value_of(record)) for record in records]
     if log:
         values = [value if value is not None and value > 0 else None for value in values]
@@ -66,16 +79,23 @@ def _curve(
     if log:
         axis = {"type": "log", "exponentformat": "power", "dtick": 1, "range": _decades(values)}
     elif bounds is not None:
-        margin = 0.03 * (bounds[1] - bounds[0])
-        axis["range"] = [bounds[0] - margin, bounds[1] + margin]
+        axis["range"] = _around(bounds, values)
     return {"name": name, "title": title, "traces": [trace], "layout": {"yaxis": axis}}
+
+
+def _around(bounds: tuple[float, float], values: Sequence[float | None]) -> list[JsonValue]:
+    """The bounds, wider where values leave them, with a margin."""
+    present = [value for value in values if value is not None]
+    low, high = min(bounds[0], *present), max(bounds[1], *present)
+    margin = 0.03 * (high - low)
+    return [low - margin, high + margin]
 
 
 def _decades(values: Sequence[float | None]) -> list[JsonValue]:
     """Whole powers of ten around the values, at least two apart, so that the axis has numbers to read."""
     exponents = [math.log10(value) for value in values if value is not None]
     low, high = math.floor(min(exponents)), math.ceil(max(exponents))
-    return [min(low, high - 2), high]
+    return [min(low, high - 2), high + 0.05]
 
 
 def _time(name: str, title: str, records: Sequence[MetricsRecord]) -> Figure | None:
@@ -83,7 +103,7 @@ def _time(name: str, title: str, records: Sequence[MetricsRecord]) -> Figure | N
     timed = [record for record in records if record.seconds]
     if not timed:
         return None
-    parts = list(dict.fromkeys(part for record in timed for part in record.seconds if part != _WHOLE_STEP))
+    parts = list(dict.fromkeys(part for record in timed for part in record.seconds if part not in _NO_PARTS))
     heights = {part: [finite(record.seconds.get(part)) or 0.0 for record in timed] for part in parts}
     if any(_WHOLE_STEP in record.seconds for record in timed):
         heights[_REST] = [max(0.0, record.seconds.get(_WHOLE_STEP, 0.0) - _sum_of_parts(record)) for record in timed]
@@ -94,7 +114,7 @@ def _time(name: str, title: str, records: Sequence[MetricsRecord]) -> Figure | N
             "name": part,
             "x": steps,
             "y": list[JsonValue](height),
-            "marker": {"color": _REST_COLOUR if part == _REST else _PHASE_COLOURS[index % len(_PHASE_COLOURS)]},
+            "marker": {"color": _PART_COLOURS.get(part, _MORE_COLOURS[index % len(_MORE_COLOURS)])},
             "hovertemplate": "step %{x}: %{y:.2f} s",
         }
         for index, (part, height) in enumerate(heights.items())
@@ -104,4 +124,4 @@ def _time(name: str, title: str, records: Sequence[MetricsRecord]) -> Figure | N
 
 
 def _sum_of_parts(record: MetricsRecord) -> float:
-    return sum(finite(seconds) or 0.0 for part, seconds in record.seconds.items() if part != _WHOLE_STEP)
+    return sum(finite(seconds) or 0.0 for part, seconds in record.seconds.items() if part not in _NO_PARTS)

@@ -30,8 +30,8 @@ _GRADED_SHARE = 0.4
 _GRADED_ANSWER = "{sum}\nAnswer: {result}"
 _OTHER_ANSWERS = (
     "{sum}",
-    "It makes {result}.",
-    "{result}",
+    "{sum}.",
+    "{sum}, so it makes {result}.",
 )
 
 
