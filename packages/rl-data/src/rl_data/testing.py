@@ -1,12 +1,14 @@
-"""Small real objects for tests: samples, groups and a tokenizer."""
+"""For tests: small real samples, groups and tokenizers, and the contract that sources keep."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import msgspec
 import numpy as np
 
 from rl_data.json import JsonValue
+from rl_data.prompt import Prompt
 from rl_data.sample import FinishReason, PolicyVersion, Sample, SampleGroup, VersionSpan
 from rl_data.tokenizer import Tokenizer
 
@@ -19,6 +21,62 @@ CHATML_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 """The frame of Qwen's templates, without tools and thinking."""
+
+
+class BatchSource(Protocol):
+    """What `PromptSource` and `ConversationSource` promise; `check_source` holds an implementation to it."""
+
+    def __len__(self) -> int:
+        """Rows of one epoch."""
+        ...
+
+    def next_batch(self, num_items: int) -> Sequence[Any]:
+        """The next items."""
+        ...
+
+    def state_dict(self) -> dict[str, JsonValue]:
+        """Where the source stands."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, JsonValue]) -> None:
+        """Goes on where the state was taken."""
+        ...
+
+
+def check_source(make_source: Callable[[], BatchSource]) -> None:
+    """The contract of a source, for a small file of which no row is dropped.
+
+    Every row comes once an epoch, also where batches reach over its end; two sources of one configuration agree; and a
+    source that loads a state, which may have been through JSON, goes on as the saved one does.
+
+    Args:
+        make_source: gives a new source at its beginning.
+
+    Raises:
+        AssertionError: naming what does not hold.
+    """
+    num_rows = len(make_source())
+    whole = [_identity(item) for item in make_source().next_batch(3 * num_rows)]
+    for epoch in range(3):
+        rows = {row for _, row in whole[epoch * num_rows : (epoch + 1) * num_rows]}
+        assert len(rows) == num_rows, f"epoch {epoch}: {num_rows - len(rows)} rows are missing or come twice"
+        assert {number for number, _ in whole[epoch * num_rows : (epoch + 1) * num_rows]} == {epoch}
+
+    source = make_source()
+    in_pieces: list[tuple[int, int]] = []
+    while len(in_pieces) + 2 <= len(whole):
+        resumed = make_source()
+        resumed.load_state_dict(msgspec.json.decode(msgspec.json.encode(source.state_dict())))
+        batch = [_identity(item) for item in source.next_batch(2)]
+        assert batch == [_identity(item) for item in resumed.next_batch(2)], "a resumed source gives other items"
+        in_pieces += batch
+    assert in_pieces == whole[: len(in_pieces)], "items depend on how large the batches are"
+
+
+def _identity(item: Prompt | Sample) -> tuple[int, int]:
+    """Epoch and row."""
+    epoch, row = item.group_id.split("-")
+    return int(epoch), int(row)
 
 
 def make_sample(

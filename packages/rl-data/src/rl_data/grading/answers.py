@@ -1,6 +1,7 @@
 """Finding the answer in a response, and comparing short answers as text and as numbers.
 
-Nothing here parses mathematics. Every function takes time linear in its text, whatever the text is.
+Nothing here parses mathematics. Finding takes time linear in the response, whatever a model wrote; comparing is for
+answers of at most MAX_ANSWER_CHARS.
 """
 
 import re
@@ -10,7 +11,9 @@ MAX_ANSWER_CHARS = 4096
 """A longer answer is no answer to a question with a reference, and costs more to compare than it is worth."""
 
 _ANSWER_LINE = re.compile(r"answer[ \t*]*:[ \t]*([^\n]*)", re.IGNORECASE)
-_BOXED = re.compile(r"\\(?:boxed|fbox)")
+_BRACES = re.compile(
+    r"(?P<box>\\(?:boxed|fbox)[ ]*\{)|\\(?:boxed|fbox)[ ]+(?P<bare>[^\s{}$]+)|\\[{}]|[{}]"  # an escaped brace is text
+)
 _NUMBER = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|[-+]?\.[0-9]+"
 _WHOLE_NUMBER = re.compile(rf"(?:{_NUMBER})")
 _PLAIN_FRACTION = re.compile(r"([-+]?[0-9]+)/([0-9]+)")
@@ -30,21 +33,24 @@ _UNITS = re.compile(
 
 
 def last_boxed(text: str) -> tuple[int, str] | None:
-    """Where the last \\boxed{...} with a closing brace begins, and what is in it; None if there is none."""
-    for match in reversed(list(_BOXED.finditer(text))):
-        start = match.end()
-        while start < len(text) and text[start] == " ":
-            start += 1
-        if text[start : start + 1] != "{":
-            bare = re.compile(r"[^\s$]+").match(text, start)
-            if bare:
-                return match.start(), bare[0]
-            continue
-        content = _braced(text, start)
-        if content is not None:
-            return match.start(), content
-        # An unclosed last box cannot contain a closed one after it; an earlier one may still be whole.
-    return None
+    """Where the last \\boxed{...} with a closing brace begins, and what is in it; None if there is none.
+
+    Of nested boxes the inner one counts. `\\boxed 5`, without braces, holds what stands up to the next blank.
+    """
+    found: tuple[int, str] | None = None
+    open_braces: list[tuple[int, int] | None] = []  # where a box and its content begin; None for other braces
+    for match in _BRACES.finditer(text):
+        if match["box"]:
+            open_braces.append((match.start(), match.end()))
+        elif match["bare"]:
+            found = (match.start(), match["bare"])
+        elif match[0] == "{":
+            open_braces.append(None)
+        elif match[0] == "}" and open_braces:
+            box = open_braces.pop()
+            if box is not None and (found is None or found[0] < box[0]):
+                found = (box[0], text[box[1] : match.start()])
+    return found
 
 
 def last_answer_line(text: str) -> tuple[int, str] | None:
@@ -65,7 +71,7 @@ def final_answer(text: str) -> str | None:
 
 def normalise(answer: str) -> str:
     """One spelling for answers that mean the same: no dollar signs, units, spacing, thousands separators or `x =`."""
-    text = answer.strip().rsplit("=", 1)[-1]
+    text = " ".join(answer.split()).rsplit("=", 1)[-1]
     text = _DROPPED.sub("", text).strip().rstrip(".").strip()
     previous = None
     while previous != text:
@@ -104,10 +110,12 @@ def compare(answer: str, label: str) -> bool | None:
     A reference that is a number is decided here for every answer in plain words and digits: it is right if the only
     number in it is that number. A sum that was not worked out, as 7+12 for 19, is no answer.
     """
+    if len(answer) > MAX_ANSWER_CHARS:
+        return False
     normal_answer, normal_label = normalise(answer), normalise(label)
     if normal_answer == normal_label:
         return bool(normal_label)
-    if not normal_answer or len(answer) > MAX_ANSWER_CHARS:
+    if not normal_answer:
         return False
     expected, got = as_number(normal_label), as_number(normal_answer)
     if expected is None:
@@ -121,13 +129,3 @@ def compare(answer: str, label: str) -> bool | None:
         return False
     numbers = re.findall(rf"(?<![\w.])(?:{_NUMBER})(?![\w])", words)
     return len(numbers) == 1 and as_number(normalise(numbers[0])) == expected
-
-
-def _braced(text: str, start: int) -> str | None:
-    """What stands between the brace at `start` and the one that closes it."""
-    depth = 0
-    for match in re.compile(r"[{}]").finditer(text, start):
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return text[start + 1 : match.start()]
-    return None

@@ -77,7 +77,7 @@ def grade_math(response: str, label: str) -> Grade | Comparison:
     """
     answer = final_answer(response)
     if answer is None:
-        return Comparison(answer=response[-MAX_ANSWER_CHARS:], label=label)
+        return _comparison(response[-MAX_ANSWER_CHARS:], label)
     return _grade_answer(answer, label)
 
 
@@ -124,7 +124,13 @@ def _grade_answer(answer: str, label: str) -> Grade | Comparison:
     if len(answer) > MAX_ANSWER_CHARS:
         return Grade(value=0.0, reason=f"the answer has {len(answer)} characters, more than {MAX_ANSWER_CHARS}")
     is_right = compare(answer, label)
-    return Comparison(answer=answer, label=label) if is_right is None else _verdict(answer, label, is_right)
+    return _comparison(answer, label) if is_right is None else _verdict(answer, label, is_right)
+
+
+def _comparison(answer: str, label: str) -> Comparison:
+    """What a worker is asked; numbers go without their dollar signs and separators, which are no mathematics."""
+    number = normalise(label)
+    return Comparison(answer=answer, label=label if as_number(number) is None else number)
 
 
 def _verdict(answer: str, label: str, is_right: bool) -> Grade:

@@ -47,8 +47,8 @@ class GraderPool:
     def start(self) -> None:
         """Starts the worker processes in the background, if this reward type can need them."""
         if self._rm_type in NEEDS_WORKERS:
-            for worker in self._workers:
-                self._threads.submit(worker.start)
+            for _ in self._workers:
+                self._threads.submit(self._start_idle)
 
     async def grade(self, response: str, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> Grade:
         """The grade of a response.
@@ -93,6 +93,14 @@ class GraderPool:
         grader = self._grader if rm_type == self._rm_type else _checked_grader(rm_type)
         return grader(response, label)
 
+    def _start_idle(self) -> None:
+        """Starts a worker that no other thread uses; a failure is found again, and told, by the first comparison."""
+        worker = self._idle.get()
+        try:
+            worker.start()
+        finally:
+            self._idle.put(worker)
+
     def _compare(self, comparison: Comparison) -> Grade:
         """Asks a worker; runs on one of the pool's threads, of which there are as many as workers."""
         worker = self._idle.get()
@@ -122,4 +130,4 @@ def _checked_grader(rm_type: str) -> Grader:
 def _close(threads: ThreadPoolExecutor, workers: Sequence[WorkerProcess]) -> None:
     for worker in workers:
         worker.close()
-    threads.shutdown(wait=True, cancel_futures=True)
+    threads.shutdown(wait=True)  # what still waits meets a closed worker, and ends as a crash too

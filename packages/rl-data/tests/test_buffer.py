@@ -1,0 +1,89 @@
+import msgspec
+import pytest
+
+from rl_data import DataError, FinishReason, NoFailures, RewardSpread, SampleBuffer, SampleGroup, SchemaVersionError
+from rl_data.buffer import is_unfinished
+from rl_data.filters import apply_filters
+from rl_data.testing import make_group, make_sample
+from rl_data.wire import encode_sample
+
+
+def ids(groups: list[SampleGroup]) -> list[str]:
+    return [group.group_id for group in groups]
+
+
+def test_groups_come_out_in_the_order_in_which_they_went_in():
+    buffer = SampleBuffer()
+    buffer.put([make_group("a"), make_group("b")])
+    buffer.put([make_group("c")])
+    taken = buffer.take(2, policy_version=1)
+    assert ids(taken) == ["a", "b"]
+    buffer.put_back(taken)
+    assert ids(buffer.take(9, policy_version=1)) == ["a", "b", "c"]
+    assert buffer.take(1, policy_version=1) == []
+
+
+def test_groups_that_are_too_old_are_dropped_and_counted():
+    buffer = SampleBuffer(max_staleness=2)
+    buffer.put([make_group("old", policy_version=1), make_group("new", policy_version=2)])
+    mixed = (make_sample(group_id="mixed", policy_version=4), make_sample(group_id="mixed", index=1, policy_version=1))
+    buffer.put([SampleGroup(group_id="mixed", samples=mixed)])
+    assert ids(buffer.take(3, policy_version=4)) == ["new"]
+    assert buffer.num_expired == 2
+
+
+def test_groups_without_spans_do_not_age():
+    buffer = SampleBuffer(max_staleness=0)
+    buffer.put([SampleGroup(group_id="0-0", samples=(make_sample(policy_version=None),))])
+    assert len(buffer.take(1, policy_version=100)) == 1
+
+
+def test_a_state_holds_everything_exactly():
+    buffer = SampleBuffer(max_staleness=1)
+    unfinished = make_sample(group_id="b", finish_reason=FinishReason.ABORT, metadata={"turn": [1, None, 0.1]})
+    buffer.put([make_group("old", policy_version=1), make_group("a", policy_version=5)])
+    buffer.put([SampleGroup(group_id="b", samples=(unfinished,))])
+    buffer.take(1, policy_version=5)
+    restored = SampleBuffer()
+    restored.load_state_dict(msgspec.json.decode(msgspec.json.encode(buffer.state_dict())))
+    assert (len(restored), restored.num_expired) == (1, 1)
+    (group,) = restored.take(1, policy_version=5)
+    assert is_unfinished(group)
+    assert encode_sample(group.samples[0]) == encode_sample(unfinished)
+
+
+def test_states_of_other_versions_and_damaged_ones_are_refused():
+    buffer = SampleBuffer()
+    with pytest.raises(SchemaVersionError, match="expected state_version 1, found 2"):
+        buffer.load_state_dict({**buffer.state_dict(), "state_version": 2})
+    with pytest.raises(DataError, match="expected groups and num_expired"):
+        buffer.load_state_dict({"state_version": 1})
+    with pytest.raises(DataError, match="sample buffer, group 0: expected an object with group_id and samples"):
+        buffer.load_state_dict({"state_version": 1, "num_expired": 0, "groups": [3]})
+
+
+def test_a_negative_staleness_is_refused():
+    with pytest.raises(DataError, match="expected max_staleness of at least 0, got -1"):
+        SampleBuffer(max_staleness=-1)
+
+
+def test_groups_are_dropped_whole_and_counted_by_the_first_reason():
+    failed = make_sample(group_id="f", reward=1.0).with_error("grader timed out")
+    groups = [
+        make_group("equal", rewards=(1.0, 1.0)),
+        make_group("spread", rewards=(0.0, 1.0)),
+        SampleGroup(group_id="f", samples=(failed,)),
+        make_group("open", rewards=(1.0, None)),
+        make_group("spread too", rewards=(-1.0, 1.0, 1.0)),
+    ]
+    result = apply_filters(groups, [NoFailures(), RewardSpread()])
+    assert ids(list(result.kept)) == ["spread", "spread too"]
+    assert result.dropped == {"equal rewards": 1, "failed samples": 1, "not scored": 1}
+
+
+def test_the_spread_and_the_failures_that_pass_can_be_set():
+    group = make_group(rewards=(0.5, 0.6))
+    assert RewardSpread(min_spread=0.2).reason_to_drop(group) == "equal rewards"
+    assert RewardSpread(min_spread=0.05).reason_to_drop(group) is None
+    failed = SampleGroup(group_id="0-0", samples=(make_sample().with_error("x"), make_sample(index=1)))
+    assert NoFailures(max_failed=1).reason_to_drop(failed) is None

@@ -1,0 +1,240 @@
+"""Masks against expectations written by hand: [[...]] stands around what is trained."""
+
+import itertools
+
+import pytest
+
+from rl_data import ConversationRenderer, DataError
+from rl_data.testing import CHATML_TEMPLATE, tiny_tokenizer
+
+# Qwen3's behaviour in few lines: thinking is cut from answers before the last question, kept after it, and an empty
+# block is written where the last answer has none; tool calls follow the content; tool results are a user's turn.
+THINKING_TEMPLATE = """
+{%- set ns = namespace(last_query=0) %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}{%- set ns.last_query = loop.index0 %}{%- endif %}
+{%- endfor %}
+{%- if tools %}{{- '<|im_start|>system\\nTools: ' + tools | tojson + '<|im_end|>\\n' }}{%- endif %}
+{%- for message in messages %}
+    {%- if message.role in ('user', 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- elif message.role == 'assistant' %}
+        {%- set content = message.content or '' %}
+        {%- set thinking = message.reasoning_content or '' %}
+        {%- if '</think>' in content %}
+            {%- set thinking = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\\n' }}
+        {%- if loop.index0 > ns.last_query and (loop.last or thinking) %}
+            {{- '<think>\\n' + thinking + '\\n</think>\\n\\n' }}
+        {%- endif %}
+        {{- content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '\\n<tool_call>\\n' + call | tojson + '\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{%- endif %}
+"""
+
+# Llama 3's frame, with <|im_start|> and <|im_end|> in the place of its header and end-of-turn tokens: a beginning
+# token, a default system message, trimmed content, no line end after a turn.
+TRIMMING_TEMPLATE = """
+{{- '<|endoftext|>' }}
+{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\\n\\nToday is a day.<|im_end|>' }}{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n\\n' + message.content | trim + '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n\\n' }}{%- endif %}
+"""
+
+
+def message(role: str, content: str | None, **more: object) -> dict[str, object]:
+    return {"role": role, "content": content, **more}
+
+
+def marked(template: str, *messages: dict[str, object], tools: object = None, **arguments: object) -> str:
+    """The rendering with [[...]] around each run of trained tokens."""
+    tokenizer = tiny_tokenizer(chat_template=template)
+    rendered = ConversationRenderer(tokenizer, template_arguments=arguments).render(messages, tools=tools)
+    assert tokenizer.decode(rendered.tokens.tolist()) == rendered.text
+    pieces: list[str] = []
+    for is_trained, run in itertools.groupby(
+        zip(rendered.tokens, rendered.loss_mask, strict=True), lambda pair: pair[1]
+    ):
+        text = tokenizer.decode([int(token) for token, _ in run])
+        pieces.append(f"[[{text}]]" if is_trained else text)
+    return "".join(pieces)
+
+
+def test_answers_and_their_end_of_turn_tokens_are_trained():
+    assert marked(CHATML_TEMPLATE, message("user", "2+2?"), message("assistant", "4")) == (
+        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n[[4<|im_end|>]]\n"
+    )
+
+
+def test_every_answer_of_a_conversation_is_trained_and_nothing_else():
+    text = marked(
+        CHATML_TEMPLATE,
+        message("system", "Be brief."),
+        message("user", "2+2?"),
+        message("assistant", "4"),
+        message("user", "3+3?"),
+        message("assistant", "6"),
+    )
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n[[4<|im_end|>]]\n"
+        "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n[[6<|im_end|>]]\n"
+    )
+
+
+def test_consecutive_and_empty_answers_end_each_on_its_own():
+    text = marked(CHATML_TEMPLATE, message("user", "q"), message("assistant", ""), message("assistant", "b"))
+    assert text == (
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[[<|im_end|>]]\n<|im_start|>assistant\n[[b<|im_end|>]]\n"
+    )
+
+
+def test_text_that_looks_like_the_template_does_not_move_the_mask():
+    fake = "<|im_end|>\n<|im_start|>assistant\nno"
+    text = marked(
+        CHATML_TEMPLATE,
+        message("user", f"say {fake}"),
+        message("assistant", f"yes{fake}"),
+        message("user", "MARKER0ANSWER"),
+        message("assistant", "MARKER1ANSWER"),
+    )
+    assert text == (
+        f"<|im_start|>user\nsay {fake}<|im_end|>\n<|im_start|>assistant\n[[yes{fake}<|im_end|>]]\n"
+        "<|im_start|>user\nMARKER0ANSWER<|im_end|>\n<|im_start|>assistant\n[[MARKER1ANSWER<|im_end|>]]\n"
+    )
+
+
+def test_a_header_that_ends_in_a_line_end_keeps_its_tokens_where_the_answer_begins_with_one():
+    """Where a tokenizer joins line ends to one token, prompt and answer still meet between tokens, as in generation."""
+    assert marked(CHATML_TEMPLATE, message("user", "q"), message("assistant", "\n\nlate")).endswith(
+        "<|im_start|>assistant\n[[\n\nlate<|im_end|>]]\n"
+    )
+
+
+def test_thinking_is_trained_where_the_template_keeps_it():
+    thought = "<think>\nhm\n</think>\n\n"
+    text = marked(
+        THINKING_TEMPLATE,
+        message("user", "a"),
+        message("assistant", f"{thought}one"),
+        message("user", "b"),
+        message("assistant", f"{thought}two"),
+    )
+    assert text == (
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[[one<|im_end|>]]\n"
+        f"<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n[[{thought}two<|im_end|>]]\n"
+    )
+
+
+def test_an_empty_thinking_block_is_trained_where_the_model_has_to_write_it():
+    assert marked(THINKING_TEMPLATE, message("user", "a"), message("assistant", "one")).endswith(
+        "<|im_start|>assistant\n[[<think>\n\n</think>\n\none<|im_end|>]]\n"
+    )
+
+
+def test_an_empty_thinking_block_is_not_trained_where_the_prompt_supplies_it():
+    text = marked(THINKING_TEMPLATE, message("user", "a"), message("assistant", "one"), enable_thinking=False)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n[[one<|im_end|>]]\n")
+
+
+def test_tool_calls_are_trained_and_their_results_are_not():
+    call = {"name": "add", "arguments": {"a": 1}}
+    text = marked(
+        THINKING_TEMPLATE,
+        message("user", "1+1?"),
+        message("assistant", None, tool_calls=[call, call]),
+        message("tool", "2"),
+        message("tool", "2"),
+        message("assistant", "It is 2."),
+        tools=[{"name": "add"}],
+    )
+    rendered_call = '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    result = "\n<tool_response>\n2\n</tool_response>"
+    assert text == (
+        '<|im_start|>system\nTools: [{"name": "add"}]<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n'
+        f"<|im_start|>assistant\n[[{rendered_call}{rendered_call}<|im_end|>]]\n"
+        f"<|im_start|>user{result}{result}<|im_end|>\n"
+        "<|im_start|>assistant\n[[<think>\n\n</think>\n\nIt is 2.<|im_end|>]]\n"
+    )
+
+
+def test_reasoning_of_a_tool_turn_is_trained():
+    text = marked(
+        THINKING_TEMPLATE,
+        message("user", "1+1?"),
+        message("assistant", "", reasoning_content="use the tool", tool_calls=[{"name": "add"}]),
+        message("tool", "2"),
+        message("assistant", "2"),
+    )
+    call = '\n<tool_call>\n{"name": "add"}\n</tool_call>'
+    assert f"assistant\n[[<think>\nuse the tool\n</think>\n\n{call}<|im_end|>]]\n" in text
+
+
+def test_a_template_that_trims_and_adds_a_system_message_is_masked():
+    text = marked(TRIMMING_TEMPLATE, message("user", " q "), message("assistant", "  4  "), message("user", "more"))
+    assert text == (
+        "<|endoftext|><|im_start|>system\n\nToday is a day.<|im_end|><|im_start|>user\n\nq<|im_end|>"
+        "<|im_start|>assistant\n\n[[4<|im_end|>]]<|im_start|>user\n\nmore<|im_end|>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "message_of_error"),
+    [
+        (
+            "{% for m in messages %}{{ m.content }}\n{% endfor %}",
+            "cannot be masked safely: answers are generated after ''",
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}",
+            "not by a special token: nothing would teach the model to stop",
+        ),
+        (
+            "{{ messages | length }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+            "an assistant message does not simply follow what stands before it",
+        ),
+        ("", "the tokenizer has no chat template"),
+    ],
+)
+def test_a_template_that_cannot_be_masked_is_refused_with_the_reason(template: str, message_of_error: str):
+    with pytest.raises(DataError, match=message_of_error):
+        ConversationRenderer(tiny_tokenizer(chat_template=template))
+
+
+def test_text_that_depends_on_an_answer_is_refused():
+    adding = "{%- if messages | length > 1 and 'x' in messages[1].content %}{{- 'Say x. ' }}{%- endif %}"
+    renderer = ConversationRenderer(tiny_tokenizer(chat_template=adding + CHATML_TEMPLATE))
+    renderer.render([message("user", "q"), message("assistant", "y")])
+    with pytest.raises(DataError, match="the text before message 1 depends on what the assistant says in it or later"):
+        renderer.render([message("user", "q"), message("assistant", "x")])
+
+
+def test_a_template_that_repeats_an_answer_is_refused():
+    repeating = CHATML_TEMPLATE + "{%- if messages | length > 3 %}{{- messages[1].content }}{%- endif %}"
+    renderer = ConversationRenderer(tiny_tokenizer(chat_template=repeating))
+    turns = [message("user", "q"), message("assistant", "a")] * 2
+    with pytest.raises(DataError, match="cannot be masked safely: message 1 appears 2 times, expected once"):
+        renderer.render(turns)
+
+
+def test_a_conversation_without_an_answer_is_refused():
+    with pytest.raises(DataError, match="expected an assistant message to train on, found none"):
+        ConversationRenderer(tiny_tokenizer()).render([message("user", "q")])

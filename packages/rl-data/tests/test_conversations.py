@@ -1,0 +1,82 @@
+from collections.abc import Callable
+
+import pytest
+
+from rl_data import ConversationDataConfig, ConversationSource, DataError, Tokenizer
+from rl_data.testing import check_source
+
+Write = Callable[..., str]
+
+
+def openhermes_row(question: str, answer: str = "4") -> dict[str, object]:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+
+
+def messages_row(question: str, answer: str = "4") -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def source_of(path: str, tokenizer: Tokenizer, **settings: object) -> ConversationSource:
+    return ConversationSource(ConversationDataConfig(prompt_data=path, **settings), tokenizer)
+
+
+def test_both_schemas_give_the_same_samples(tokenizer: Tokenizer, write_jsonl: Write):
+    system = {"from": "system", "value": "Be brief."}, {"role": "system", "content": "Be brief."}
+    rows = openhermes_row("2+2?"), messages_row("2+2?")
+    rows[0]["conversations"].insert(0, system[0])
+    rows[1]["messages"].insert(0, system[1])
+    one, other = (
+        source_of(write_jsonl([row], name=f"{name}.jsonl"), tokenizer).next_batch(1)[0]
+        for name, row in zip("ab", rows, strict=True)
+    )
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert one.loss_mask.tolist() == other.loss_mask.tolist()
+    assert tokenizer.decode(one.tokens.tolist()).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    )
+
+
+def test_a_sample_begins_to_train_where_its_prompt_ends(tokenizer: Tokenizer, write_jsonl: Write):
+    (sample,) = source_of(write_jsonl([messages_row("2+2?", "four")]), tokenizer).next_batch(1)
+    prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(sample.tokens[: sample.prompt_length].tolist()) == prompt
+    assert tokenizer.decode(sample.tokens[sample.loss_mask].tolist()) == "four<|im_end|>"
+    assert sample.response_text == "four<|im_end|>\n"
+    assert (sample.group_id, sample.spans, sample.reward) == ("0-0", (), None)
+    assert not sample.rollout_logprobs.any()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_conversations_keep_the_contract_of_sources(tokenizer: Tokenizer, write_jsonl: Write, shuffle: bool):
+    path = write_jsonl(openhermes_row(f"question {number}") for number in range(7))
+    check_source(lambda: source_of(path, tokenizer, rollout_shuffle=shuffle))
+
+
+def test_conversations_that_are_too_long_are_dropped_and_counted(tokenizer: Tokenizer, write_jsonl: Write):
+    path = write_jsonl([messages_row("a"), messages_row("b", "long " * 50), messages_row("c")])
+    source = source_of(path, tokenizer, max_length=100)
+    assert [sample.group_id for sample in source.next_batch(3)] == ["0-0", "0-2", "1-0"]
+    assert source.num_dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (messages_row("q"), r"rows.jsonl:2: expected key 'conversations', found keys \['messages'\]"),
+        ({"conversations": [{"from": "human", "value": "q"}]}, "expected a message of the assistant to train on"),
+        ({"conversations": [{"from": "robot", "value": "q"}]}, r"turn 0: expected a speaker of .*, found text 'robot'"),
+        ({"conversations": [{"from": "human"}]}, r"turn 0 \(human\): expected value as text, found null"),
+        ({"conversations": [{"role": "user", "content": "q"}]}, "turn 0: expected an object with from and value"),
+        ({"conversations": "q"}, "expected a list of messages, found text 'q'"),
+    ],
+)
+def test_validation_names_the_first_bad_row(tokenizer: Tokenizer, write_jsonl: Write, row: object, message: str):
+    source = source_of(write_jsonl([openhermes_row("fine"), row]), tokenizer)
+    with pytest.raises(DataError, match=message):
+        source.validate()
+
+
+def test_a_first_row_without_either_key_is_refused(tokenizer: Tokenizer, write_jsonl: Write):
+    source = source_of(write_jsonl([{"text": "q"}]), tokenizer)
+    with pytest.raises(DataError, match=r"rows.jsonl:1: expected key 'messages', found keys \['text'\]"):
+        source.validate()

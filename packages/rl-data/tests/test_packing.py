@@ -1,0 +1,176 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl_data import DataError, Sample, TrainBatch, pack, with_logprobs
+from rl_data.testing import make_sample
+
+
+def samples_of(lengths: list[int]) -> list[Sample]:
+    """Samples of these lengths, half of each prompt, whose tokens are found in no other sample."""
+    samples: list[Sample] = []
+    start = 1
+    for index, length in enumerate(lengths):
+        prompt_length = max(length // 2, 1)
+        mask = np.arange(length) >= prompt_length
+        samples.append(
+            Sample(
+                group_id="g",
+                index=index,
+                tokens=np.arange(start, start + length, dtype=np.int32),
+                prompt_length=prompt_length,
+                loss_mask=mask,
+                rollout_logprobs=np.where(mask, -0.5, 0.0).astype(np.float32),
+            )
+        )
+        start += length
+    return samples
+
+
+def flat(batch: TrainBatch, field: str) -> np.ndarray:
+    return np.concatenate([getattr(part, field) for rank in batch.microbatches for part in rank])
+
+
+LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60).filter(lambda lengths: max(lengths) > 1)
+
+
+@settings(deadline=None)
+@given(
+    lengths=LENGTHS,
+    num_ranks=st.integers(1, 5),
+    max_tokens=st.integers(64, 200),
+    pad=st.sampled_from([1, 2, 8, 64]),
+    reduction=st.sampled_from(["token", "sample"]),
+)
+def test_every_token_stands_once_under_the_budget_and_the_weights_sum_to_one(
+    lengths: list[int], num_ranks: int, max_tokens: int, pad: int, reduction: str
+):
+    samples = samples_of(lengths)
+    batch = pack(samples, num_ranks=num_ranks, max_tokens=max_tokens, pad_to_multiple=pad, loss_reduction=reduction)
+    tokens = flat(batch, "tokens")
+    assert sorted(tokens[tokens > 0]) == list(range(1, sum(lengths) + 1))
+    assert len(batch.microbatches) == num_ranks
+    assert len({len(rank) for rank in batch.microbatches}) == 1
+    for rank in batch.microbatches:
+        for part in rank:
+            assert part.num_tokens <= max_tokens
+            assert part.num_tokens % pad == 0
+            for start, stop in zip(part.cu_seqlens[:-1], part.cu_seqlens[1:], strict=True):
+                assert part.position_ids[start:stop].tolist() == list(range(stop - start))
+    # Weights are float32: their sum is off by the rounding of up to 4000 terms.
+    assert flat(batch, "loss_weights").astype(np.float64).sum() == pytest.approx(1.0, abs=1e-5)
+    assert batch.num_tokens == sum(lengths)
+    assert batch.num_loss_tokens == sum(sample.num_loss_tokens for sample in samples)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 4), max_tokens=st.integers(64, 300))
+@pytest.mark.parametrize("reduction", ["token", "sample"])
+def test_the_loss_does_not_depend_on_the_split(reduction: str, lengths: list[int], num_ranks: int, max_tokens: int):
+    """A loss that is a function of the token alone, summed with the weights, against one micro-batch on one rank."""
+    samples = samples_of(lengths)
+
+    def loss(batch: TrainBatch) -> float:
+        return float((np.sin(flat(batch, "tokens")) * flat(batch, "loss_weights").astype(np.float64)).sum())
+
+    split = pack(samples, num_ranks=num_ranks, max_tokens=max_tokens, loss_reduction=reduction)
+    whole = pack(samples, num_ranks=1, max_tokens=sum(lengths), loss_reduction=reduction)
+    # Equal weights in another order; the sums are of float64.
+    assert loss(split) == pytest.approx(loss(whole), abs=1e-12)
+
+
+def test_weights_are_the_hand_computed_ones():
+    samples = samples_of([4, 2])  # 2 and 1 trained tokens
+    by_token = pack(samples, num_ranks=1, max_tokens=6, loss_reduction="token").microbatches[0][0]
+    assert by_token.loss_weights.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 0, 1 / 3])
+    by_sample = pack(samples, num_ranks=1, max_tokens=6, loss_reduction="sample").microbatches[0][0]
+    assert by_sample.loss_weights.tolist() == pytest.approx([0, 0, 1 / 4, 1 / 4, 0, 1 / 2])
+
+
+def test_advantages_and_logprobs_stand_on_the_trained_tokens_alone():
+    samples = samples_of([4, 2])
+    advantages = [2.0, np.array([7.0, 3.0], dtype=np.float32)]
+    part = pack(samples, num_ranks=1, max_tokens=6, advantages=advantages).microbatches[0][0]
+    assert part.advantages.tolist() == [0, 0, 2, 2, 0, 3]
+    assert part.rollout_logprobs.tolist() == [0, 0, -0.5, -0.5, 0, -0.5]
+    assert part.cu_seqlens.tolist() == [0, 4, 6]
+
+
+def test_padding_is_a_last_sequence_without_weight():
+    part = pack(samples_of([3, 2]), num_ranks=1, max_tokens=8, pad_to_multiple=8, advantages=[1.0, 1.0]).microbatches[
+        0
+    ][0]
+    assert part.cu_seqlens.tolist() == [0, 3, 5, 8]
+    assert part.position_ids.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
+    for field in (part.tokens, part.loss_weights, part.advantages, part.rollout_logprobs):
+        assert not field[5:].any()
+
+
+def test_a_rank_without_samples_gets_padding_alone():
+    batch = pack(samples_of([4]), num_ranks=2, max_tokens=8, pad_to_multiple=4)
+    assert [rank[0].num_tokens for rank in batch.microbatches] == [4, 4]
+    assert not batch.microbatches[1][0].loss_weights.any()
+
+
+def test_a_sample_without_trained_tokens_counts_for_nothing():
+    untrained = make_sample(prompt_length=3, response_length=0)
+    samples = [*samples_of([4]), untrained]
+    weights = flat(pack(samples, num_ranks=1, max_tokens=10, loss_reduction="sample"), "loss_weights")
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights.max() == pytest.approx(0.5)
+
+
+def test_long_responses_are_balanced_over_ranks():
+    lengths = np.random.default_rng(0).integers(100, 8193, 2048).tolist()
+    batch = pack(samples_of(lengths), num_ranks=8, max_tokens=9216)
+    tokens = np.array([sum(part.num_tokens for part in rank) for rank in batch.microbatches])
+    assert tokens.max() / tokens.mean() <= 1.02
+    # No micro-batch too many: as many as the tokens fill to 90 %.
+    assert len(batch.microbatches[0]) <= np.ceil(tokens.max() / (0.9 * 9216))
+
+
+def test_four_thousand_samples_pack_in_under_a_second():
+    lengths = np.random.default_rng(1).integers(100, 2048, 4096).tolist()
+    samples = samples_of(lengths)
+    start = time.perf_counter()
+    pack(samples, num_ranks=8, max_tokens=9216)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_equal_samples_give_an_equal_batch():
+    samples = samples_of([5, 9, 9, 3, 9, 1, 4])
+    first, second = (pack(samples, num_ranks=2, max_tokens=18) for _ in range(2))
+    assert [[part.tokens.tolist() for part in rank] for rank in first.microbatches] == [
+        [part.tokens.tolist() for part in rank] for rank in second.microbatches
+    ]
+
+
+def test_samples_that_cannot_be_packed_are_named():
+    with pytest.raises(DataError, match="sample g/1 has 9 tokens, more than the 8 that a micro-batch may have"):
+        pack(samples_of([4, 9]), num_ranks=1, max_tokens=8)
+    with pytest.raises(DataError, match="sample g/0 has 7 tokens, more than the 4"):
+        pack(samples_of([7]), num_ranks=1, max_tokens=7, pad_to_multiple=4)
+    with pytest.raises(DataError, match="2 samples without a token to train"):
+        pack([make_sample(response_length=0)] * 2, num_ranks=1, max_tokens=8)
+    with pytest.raises(DataError, match="sample 0-0/0: its first token is to be trained"):
+        pack([make_sample(prompt_length=0)], num_ranks=1, max_tokens=8)
+    with pytest.raises(DataError, match="expected an advantage for each of 2 samples, got 1"):
+        pack(samples_of([2, 2]), num_ranks=1, max_tokens=8, advantages=[1.0])
+    with pytest.raises(DataError, match=r"sample g/0: expected one advantage or \(4,\), got shape \(3,\)"):
+        pack(samples_of([4]), num_ranks=1, max_tokens=8, advantages=[np.zeros(3, dtype=np.float32)])
+    with pytest.raises(DataError, match="expected num_ranks and pad_to_multiple of at least 1, got 0, 1"):
+        pack(samples_of([4]), num_ranks=0, max_tokens=8)
+
+
+def test_logprobs_of_the_trainer_are_put_beside_the_tokens():
+    batch = pack(samples_of([4, 4, 2]), num_ranks=2, max_tokens=4)
+    logprobs = [[-part.tokens.astype(np.float32) for part in rank] for rank in batch.microbatches]
+    with_old = with_logprobs(batch, old=logprobs)
+    both = with_logprobs(with_old, ref=logprobs)
+    for rank in both.microbatches:
+        for part in rank:
+            assert part.old_logprobs.tolist() == part.ref_logprobs.tolist() == (-part.tokens).tolist()
+    assert all(part.ref_logprobs is None for rank in with_old.microbatches for part in rank)

@@ -1,0 +1,70 @@
+"""Rows of real data sets; skipped where their folder is not there."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from rl_data import (
+    ConversationDataConfig,
+    ConversationSource,
+    GraderPool,
+    PromptDataConfig,
+    PromptSource,
+    Tokenizer,
+    pack,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows"), [("gsm8k_train_dapo", 7473), ("gsm8k_test_dapo", 660), ("aime_2024", 30)]
+)
+def test_every_prompt_is_valid_and_renders(shared_data: Path, tokenizer: Tokenizer, name: str, num_rows: int):
+    config = PromptDataConfig(
+        prompt_data=str(shared_data / f"{name}.jsonl"),
+        input_key="prompt",
+        label_key="label",
+        apply_chat_template=True,
+        rollout_shuffle=True,
+    )
+    source = PromptSource(config, tokenizer)
+    assert len(source) == num_rows
+    source.validate()
+    prompts = source.next_batch(30)
+    assert len({prompt.row for prompt in prompts}) == 30
+    for prompt in prompts:
+        assert prompt.text.endswith('on its own line after "Answer:".<|im_end|>\n<|im_start|>assistant\n')
+        assert tokenizer.decode(prompt.tokens.tolist()) == prompt.text
+
+
+def test_every_conversation_is_masked_to_the_answer(shared_data: Path, tokenizer: Tokenizer):
+    path = shared_data / "gsm8k_train_openhermes.jsonl"
+    source = ConversationSource(ConversationDataConfig(prompt_data=f"{path}@[:300]"), tokenizer)
+    source.validate()
+    samples = source.next_batch(300)
+    rows = [json.loads(line)["conversations"] for line in path.read_text().splitlines()[:300]]
+    for sample, row in zip(samples, rows, strict=True):
+        assert tokenizer.decode(sample.tokens[sample.loss_mask].tolist()) == row[1]["value"] + "<|im_end|>"
+    batch = pack(samples, num_ranks=2, max_tokens=4096)
+    assert batch.num_samples == 300
+
+
+@pytest.mark.slow
+def test_reference_answers_are_right_in_several_forms_and_other_answers_are_wrong(shared_data: Path):
+    lines = (shared_data / "math_500_first_250.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["answer"] for line in lines]
+    forms = [
+        lambda answer: f"Answer: {answer}",
+        lambda answer: f"So it is $\\boxed{{{answer}}}$.",
+        lambda answer: f"Answer: ${answer}$ units",
+        lambda answer: f"Therefore the result is ${answer}$.",
+    ]
+    others = answers[1:] + answers[:1]
+    differing = [(given, label) for given, label in zip(others, answers, strict=True) if given != label]
+    with GraderPool("math", timeout_s=20.0) as pool:
+        for form in forms:
+            right = asyncio.run(pool.grade_many([(form(answer), answer, None) for answer in answers]))
+            assert sum(grade.value == 1.0 for grade in right) >= 0.99 * len(answers)
+        wrong = asyncio.run(pool.grade_many([(forms[1](given), label, None) for given, label in differing]))
+        assert sum(grade.value == 0.0 for grade in wrong) >= 0.99 * len(differing)
