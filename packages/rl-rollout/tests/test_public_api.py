@@ -7,8 +7,8 @@ import rl_rollout
 def test_the_public_names_are_these():
     assert sorted(rl_rollout.__all__) == [
         "Engine", "EngineConfig", "EngineDeadlineError", "EngineError", "EngineNotServingError", "EnginePool",
-        "EvalConfig", "EvalReport", "GenerateContext", "GenerateFunction", "GenerateRequest", "Generation",
-        "GraderConfig", "MultiTurn", "RLRolloutError", "RequestError", "Rollout", "RolloutConfig",
+        "EvalReport", "GenerateContext", "GenerateFunction", "GenerateRequest", "Generation",
+        "MultiTurn", "RLRolloutError", "RequestError", "Rollout", "RolloutConfig",
         "RolloutConfigError", "RolloutResult", "RolloutStarvedError", "SGLangEngine", "SamplingParams", "evaluate",
         "grade_many", "per_sample", "single_turn",
     ]  # fmt: skip

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from rl_data import FinishReason, Prompt
-from rl_data.grading import Grade, GradeOutcome
+from rl_data.grading import Grade, GradeOutcome, GraderPool
 from rl_data.testing import make_sample
-from rl_rollout import EnginePool, EvalConfig, GraderConfig, RolloutConfigError, evaluate, grade_many
+from rl_rollout import EnginePool, RolloutConfigError, SamplingParams, evaluate, grade_many
 from rl_rollout.evaluation import pass_at_k
 from rl_rollout.testing import FakeEngine
+
+THREE_TOKENS = SamplingParams(max_new_tokens=3)
 
 
 class FirstToken:
@@ -46,7 +48,7 @@ def test_samples_that_need_no_grade_are_not_graded():
 
 
 def test_the_real_grader_pool_scores_samples():
-    with GraderConfig(rm_type="gsm8k").make() as grader:
+    with GraderPool("gsm8k") as grader:
         samples = [make_sample(index=index, label="5") for index in range(2)]
         samples = [replace(samples[0], response_text="2+3 #### 5"), replace(samples[1], response_text="#### 6")]
         scored = asyncio.run(grade_many(samples, grader))
@@ -54,8 +56,8 @@ def test_the_real_grader_pool_scores_samples():
 
 
 def test_evaluation_counts_right_samples():
-    config = EvalConfig(n_samples_per_eval_prompt=4, eval_max_response_len=3, eval_temperature=1.0)
-    report = asyncio.run(evaluate(prompts("abcdefgh"), EnginePool([FakeEngine("engine 0")]), FirstToken(), config))
+    pool = EnginePool([FakeEngine("engine 0")])
+    report = asyncio.run(evaluate(prompts("abcdefgh"), pool, FirstToken(), THREE_TOKENS, num_samples=4))
     right = np.array([sample.tokens[1] < 128 for sample in report.samples]).reshape(8, 4)
     assert report.accuracy == right.mean()
     assert report.pass_at_k[1] == pytest.approx(right.mean())
@@ -67,9 +69,8 @@ def test_evaluation_counts_right_samples():
 
 
 def test_a_failed_sample_counts_as_not_right_and_is_counted():
-    config = EvalConfig(eval_max_response_len=3)
     pool = EnginePool([FakeEngine("engine 0", respond=lambda request: [1])])
-    report = asyncio.run(evaluate(prompts(["a", "broken"]), pool, FirstToken(), config))
+    report = asyncio.run(evaluate(prompts(["a", "broken"]), pool, FirstToken(), THREE_TOKENS))
     assert report.accuracy == 0.5
     assert report.reward_mean == 1.0
     assert report.num_failed_samples == 1
@@ -77,7 +78,7 @@ def test_a_failed_sample_counts_as_not_right_and_is_counted():
 
 def test_an_evaluation_in_which_all_fails_says_so(caplog):
     pool = EnginePool([FakeEngine("engine 0")])
-    report = asyncio.run(evaluate(prompts(["broken"]), pool, FirstToken(), EvalConfig(eval_max_response_len=3)))
+    report = asyncio.run(evaluate(prompts(["broken"]), pool, FirstToken(), THREE_TOKENS))
     assert report.accuracy == 0.0
     assert math.isnan(report.reward_mean)
     assert "all 1 samples failed: grader: crash: died" in caplog.text
@@ -90,10 +91,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
         assert pass_at_k(5, 2, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_settings_that_make_no_sense_are_refused_by_name():
-    with pytest.raises(RolloutConfigError, match="eval_temperature: expected >= 0, got -1"):
-        EvalConfig(eval_temperature=-1)
-    with pytest.raises(RolloutConfigError, match=r"rm_type: expected one of .*'math'.*, got 'maths'"):
-        GraderConfig(rm_type="maths")
-    with pytest.raises(RolloutConfigError, match="at least one prompt"):
-        asyncio.run(evaluate([], EnginePool([FakeEngine("engine 0")]), FirstToken(), EvalConfig()))
+def test_an_evaluation_of_nothing_is_refused():
+    pool = EnginePool([FakeEngine("engine 0")])
+    with pytest.raises(RolloutConfigError, match="got 0 prompts and 1 samples"):
+        asyncio.run(evaluate([], pool, FirstToken(), THREE_TOKENS))

@@ -10,13 +10,13 @@ from rl_rollout.errors import (
     RolloutConfigError,
     RolloutStarvedError,
 )
-from rl_rollout.evaluation import EvalConfig, EvalReport, evaluate
+from rl_rollout.evaluation import EvalReport, evaluate
 from rl_rollout.generate import GenerateContext, GenerateFunction, per_sample, single_turn
 from rl_rollout.multi_turn import MultiTurn
 from rl_rollout.pool import EnginePool
 from rl_rollout.rollout import Rollout, RolloutResult
 from rl_rollout.rollout_config import RolloutConfig
-from rl_rollout.score import GraderConfig, grade_many
+from rl_rollout.score import grade_many
 from rl_rollout.sglang.engine import EngineConfig, SGLangEngine
 
 __all__ = [
@@ -26,13 +26,11 @@ __all__ = [
     "EngineError",
     "EngineNotServingError",
     "EnginePool",
-    "EvalConfig",
     "EvalReport",
     "GenerateContext",
     "GenerateFunction",
     "GenerateRequest",
     "Generation",
-    "GraderConfig",
     "MultiTurn",
     "RLRolloutError",
     "RequestError",

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rl_data import Prompt, Sample
 from rl_rollout.engine import SamplingParams
@@ -15,47 +15,6 @@ from rl_rollout.pool import EnginePool
 from rl_rollout.score import Grader, grade_many, is_failed
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig:
-    """How many samples an evaluation draws and how.
-
-    Raises:
-        RolloutConfigError: naming the field, if a value makes no sense.
-    """
-
-    n_samples_per_eval_prompt: int = field(default=1, metadata={"help": "samples of each prompt"})
-    eval_max_response_len: int = field(default=1024, metadata={"help": "new tokens of a sample at most"})
-    eval_temperature: float = field(default=0.0, metadata={"help": "sampling temperature; 0: the likeliest token"})
-    eval_top_p: float = field(default=1.0, metadata={"help": "nucleus sampling; 1: off"})
-    eval_top_k: int = field(default=-1, metadata={"help": "sampling from the k likeliest tokens; -1: off"})
-    eval_timeout_s: float = field(default=600.0, metadata={"help": "seconds that an engine may take for a prompt"})
-    eval_seed: int = field(default=1234, metadata={"help": "seed of the samples"})
-    eval_pass_reward: float = field(default=1.0, metadata={"help": "reward from which a sample counts as right"})
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("n_samples_per_eval_prompt", self.n_samples_per_eval_prompt, self.n_samples_per_eval_prompt >= 1, ">= 1"),
-            ("eval_max_response_len", self.eval_max_response_len, self.eval_max_response_len >= 1, ">= 1"),
-            ("eval_temperature", self.eval_temperature, self.eval_temperature >= 0, ">= 0"),
-            ("eval_top_p", self.eval_top_p, 0 < self.eval_top_p <= 1, "in (0, 1]"),
-            ("eval_top_k", self.eval_top_k, self.eval_top_k == -1 or self.eval_top_k >= 1, "-1 or >= 1"),
-            ("eval_timeout_s", self.eval_timeout_s, self.eval_timeout_s > 0, "above 0"),
-        )
-        for name, value, is_valid, expected in checks:
-            if not is_valid:
-                raise RolloutConfigError(f"{name}: expected {expected}, got {value}")
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How the engines draw."""
-        return SamplingParams(
-            max_new_tokens=self.eval_max_response_len,
-            temperature=self.eval_temperature,
-            top_p=self.eval_top_p,
-            top_k=self.eval_top_k,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,28 +40,48 @@ async def evaluate(
     prompts: Sequence[Prompt],
     pool: EnginePool,
     grader: Grader,
-    config: EvalConfig,
+    sampling: SamplingParams,
     *,
+    num_samples: int = 1,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    pass_reward: float = 1.0,
     generate: GenerateFunction = single_turn,
 ) -> EvalReport:
     """Draws and grades samples of every prompt, all at once.
 
+    Args:
+        prompts: held-out ones.
+        pool: the engines.
+        grader: scores responses.
+        sampling: how the engines draw; a temperature of 0 takes the likeliest tokens.
+        num_samples: samples of each prompt.
+        seed: the same seed draws the same samples from the same weights.
+        timeout_s: what an engine may take for a prompt.
+        pass_reward: reward from which a sample counts as right.
+        generate: draws a prompt's samples; a single turn by default.
+
     Raises:
-        RolloutConfigError: if there is no prompt.
+        RolloutConfigError: if there is no prompt or no sample to draw.
         RequestError: if a prompt cannot be served.
         EngineError: if no engine is left.
     """
-    if not prompts:
-        raise RolloutConfigError("evaluation: expected at least one prompt, got none")
-    context = GenerateContext(engines=pool, sampling=config.sampling, timeout_s=config.eval_timeout_s)
+    if not prompts or num_samples < 1:
+        raise RolloutConfigError(
+            f"evaluation: expected prompts and samples, got {len(prompts)} prompts and {num_samples} samples of each"
+        )
+    context = GenerateContext(engines=pool, sampling=sampling, timeout_s=timeout_s)
 
     async def scored(prompt: Prompt) -> list[Sample]:
-        seeds = [sample_seed(config.eval_seed, prompt.group_id, i) for i in range(config.n_samples_per_eval_prompt)]
+        seeds = [sample_seed(seed, prompt.group_id, index) for index in range(num_samples)]
         return await grade_many(await generate(prompt, seeds, context), grader)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(scored(prompt)) for prompt in prompts]
-    return _report([task.result() for task in tasks], config.eval_pass_reward)
+    tasks = [asyncio.ensure_future(scored(prompt)) for prompt in prompts]
+    try:
+        return _report(await asyncio.gather(*tasks), pass_reward)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _report(samples_by_prompt: Sequence[Sequence[Sample]], pass_reward: float) -> EvalReport:

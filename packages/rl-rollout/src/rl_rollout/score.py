@@ -2,40 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from rl_data import FinishReason, Sample
-from rl_data.grading import GRADERS, Grade, GraderPool
+from rl_data.grading import Grade
 from rl_data.json import JsonValue
-from rl_rollout.errors import RolloutConfigError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraderConfig:
-    """Which rewards there are, and what computing them may take.
-
-    Raises:
-        RolloutConfigError: naming the field, if a value makes no sense.
-    """
-
-    rm_type: str = field(
-        default="math", metadata={"help": "how a response is graded", "choices": tuple(sorted(GRADERS))}
-    )
-    reward_timeout_s: float = field(default=10.0, metadata={"help": "seconds that grading one response may take"})
-    reward_num_workers: int = field(default=2, metadata={"help": "processes that grade at the same time"})
-
-    def __post_init__(self) -> None:
-        if self.rm_type not in GRADERS:
-            raise RolloutConfigError(f"rm_type: expected one of {sorted(GRADERS)}, got {self.rm_type!r}")
-        if self.reward_timeout_s <= 0:
-            raise RolloutConfigError(f"reward_timeout_s: expected above 0, got {self.reward_timeout_s}")
-        if self.reward_num_workers < 1:
-            raise RolloutConfigError(f"reward_num_workers: expected at least 1, got {self.reward_num_workers}")
-
-    def make(self) -> GraderPool:
-        """The pool of these settings; the caller closes it."""
-        return GraderPool(self.rm_type, num_workers=self.reward_num_workers, timeout_s=self.reward_timeout_s)
 
 
 class Grader(Protocol):

@@ -7,6 +7,7 @@ Remove it when a published `sglang` wheel serves with `device="cpu"` where no CU
 """
 
 import os
+from collections.abc import Mapping
 
 
 def activate() -> str | None:
@@ -16,3 +17,24 @@ def activate() -> str | None:
     if torch.cuda.is_available() or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
         return None
     return "rl_rollout.sglang.torch_cpu.TorchCpuPlatform"
+
+
+def cpu_server_args(server_args: Mapping[str, object]) -> dict[str, object]:
+    """SGLang's server arguments for this platform: the user's, and beside them what suits a CPU.
+
+    Raises:
+        ValueError: if the user chose something that this platform does not have.
+    """
+    for name, only in _ONLY_CHOICES.items():
+        if server_args.get(name, only) != only:
+            raise ValueError(f"SGLang's {name} can only be {only!r} on a CPU, got {server_args[name]!r}")
+    return _DEFAULTS | dict(server_args)
+
+
+_ONLY_CHOICES = {"device": "cpu", "attention_backend": "torch_native", "sampling_backend": "seeded"}
+_DEFAULTS: dict[str, object] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "disable_cuda_graph": True,
+    "sleep_on_idle": True,  # or the scheduler spins while others need the cores
+}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +96,8 @@ class SGLangEngine:
         RolloutConfigError: if the folder holds no model or a server argument is not the caller's to set.
 
     Example:
-        >>> engine = SGLangEngine("runs/quickstart/model")
-        >>> answers = asyncio.run(engine.generate(requests, timeout_s=60))
-        >>> engine.close()
+        >>> with SGLangEngine("runs/quickstart/model") as engine:
+        ...     answers = asyncio.run(engine.generate(requests, timeout_s=60))
     """
 
     def __init__(
@@ -241,6 +240,12 @@ class SGLangEngine:
     def close(self) -> None:
         """Ends the engine and every process it started, also after a crash; may be called twice."""
         self._host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _ready(self, timeout_s: float | None = None) -> Ready:
         if timeout_s is None:

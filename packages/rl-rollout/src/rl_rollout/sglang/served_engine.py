@@ -49,9 +49,6 @@ from rl_rollout.sglang.messages import (
 
 logger = logging.getLogger(__name__)
 
-_CPU_DEFAULTS = {"device": "cpu", "dtype": "float32", "disable_cuda_graph": True}
-_CPU_ONLY_CHOICES = {"device": "cpu", "attention_backend": "torch_native", "sampling_backend": "seeded"}
-
 
 class RequestRefusedError(ValueError):
     """A request that SGLang would not take."""
@@ -95,19 +92,19 @@ class ServedEngine:
     """Owns the SGLang engine and the tasks that answer calls. Everything runs in the main thread's event loop."""
 
     def __init__(
-        self, server_args: Mapping[str, object], channel: Channel, frames: "SimpleQueue[Frame]", imported_s: float
+        self,
+        server_args: Mapping[str, object],
+        channel: Channel,
+        frames: "SimpleQueue[Frame]",
+        *,
+        is_cpu: bool,
+        imported_s: float,
     ) -> None:
         started = time.perf_counter()
         self._channel = channel
         self._frames = frames
-        self._is_cpu = not torch.cuda.is_available()
-        chosen = dict(server_args)
-        if self._is_cpu:
-            chosen = _CPU_DEFAULTS | chosen
-            for name, only in _CPU_ONLY_CHOICES.items():
-                if chosen.get(name, only) != only:
-                    raise ValueError(f"SGLang's {name} can only be {only!r} on a CPU, got {chosen[name]!r}")
-        self._engine = _ForkingSGLang(**chosen)
+        self._is_cpu = is_cpu
+        self._engine = _ForkingSGLang(**server_args)
         manager = self._engine.tokenizer_manager
         assert manager is not None, "SGLang has one on the first machine, and this is it"
         self._manager = manager
