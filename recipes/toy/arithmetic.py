@@ -26,7 +26,7 @@ _QUESTIONS = (
 )
 
 # As in collected instruction data, only some answers follow the format that the grader wants.
-_GRADED_SHARE = 0.4
+_GRADED_SHARE = 0.3
 _GRADED_ANSWER = "{sum}\nAnswer: {result}"
 _OTHER_ANSWERS = (
     "{sum}",
