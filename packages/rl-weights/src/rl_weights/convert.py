@@ -1,0 +1,214 @@
+"""Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, one tensor at a time."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rl_weights.checksum import checksum
+from rl_weights.dtypes import dtype_named, num_bytes
+from rl_weights.errors import CheckpointError
+from rl_weights.hf import HFCheckpoint, read_config
+from rl_weights.hf_writer import DEFAULT_SHARD_BYTES, carry_over, write_tensors
+from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
+from rl_weights.new_folder import new_folder
+from rl_weights.protocols import TensorSpec
+from rl_weights.rules import TensorRule, check_covered, rules_for
+from rl_weights.torch_dist import TorchDistCheckpoint
+from rl_weights.torch_dist_names import place_of, stored_name
+from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE, TensorToStore, write_torch_dist
+
+type Progress = Callable[[int, int], None]
+"""Called after each tensor with the bytes written so far and in all."""
+
+# What Megatron's training checkpoints hold beside the model.
+_NOT_OF_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport:
+    """What a conversion wrote."""
+
+    num_tensors: int
+    num_bytes: int
+    seconds: float
+
+
+def convert_hf_to_torch_dist(
+    hf_checkpoint: Path | str,
+    save: Path | str,
+    *,
+    make_vocab_size_divisible_by: int = 128,
+    tensor_model_parallel_size: int = 1,
+    pipeline_model_parallel_size: int = 1,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Writes a torch_dist checkpoint (`save/release`) that Megatron loads at any parallel layout.
+
+    Args:
+        hf_checkpoint: model folder in Hugging Face format.
+        save: folder to make; must not be there, or be empty.
+        make_vocab_size_divisible_by: the embedding gets rows of zeros up to a multiple of this times the
+            tensor-parallel size.
+        tensor_model_parallel_size: a size that the model will be loaded at; it must divide the model.
+        pipeline_model_parallel_size: the same; the layers must divide over the stages.
+        progress: told of each tensor.
+
+    Raises:
+        CheckpointError: for a folder that is incomplete, damaged, or not covered by the rules; `save` is then not there.
+
+    Example:
+        >>> convert_hf_to_torch_dist("Qwen3-4B", "Qwen3-4B_torch_dist").num_tensors
+        290
+    """
+    started = time.monotonic()
+    source = HFCheckpoint(Path(hf_checkpoint))
+    multiple = make_vocab_size_divisible_by * tensor_model_parallel_size
+    rules = rules_for(source.config, vocab_multiple=multiple)
+    check_covered(rules, source.specs, str(source.path))
+    num_layers = _num_layers(rules)
+    _check_divides(rules, num_layers, tensor_model_parallel_size, pipeline_model_parallel_size)
+    _check_shapes(rules, source.specs)
+    entries: list[ManifestTensor] = []
+    counter = _Counter(sum(_stored_bytes(rule, source) for rule in rules), progress)
+    tensors = [_to_store(rule, source, entries, counter) for rule in rules]
+    with new_folder(Path(save)) as folder:
+        (folder / RELEASE).mkdir()
+        write_torch_dist(folder / RELEASE, tensors, num_layers, {"checkpoint_version": 3.0, "iteration": 0})
+        Manifest(SCHEMA_VERSION, tuple(entries)).write(folder / RELEASE)
+        (folder / TRACKER_FILE).write_text(RELEASE)
+    return ConvertReport(num_tensors=len(tensors), num_bytes=counter.done, seconds=time.monotonic() - started)
+
+
+def convert_torch_dist_to_hf(
+    load: Path | str,
+    hf_checkpoint: Path | str,
+    save_hf: Path | str,
+    *,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Writes a model folder in Hugging Face format from a release or a training checkpoint of any parallel layout.
+
+    Args:
+        load: folder of Megatron's checkpoints, of which the latest is taken, or one checkpoint in it.
+        hf_checkpoint: model folder from which config.json, tokenizer and the like are carried over.
+        save_hf: folder to make; must not be there, or be empty.
+        max_shard_bytes: size of a safetensors file at most, unless one tensor is larger.
+        progress: told of each tensor.
+
+    Raises:
+        CheckpointError: for a checkpoint that is incomplete, damaged, or does not belong to that config.json; `save_hf`
+            is then not there.
+    """
+    started = time.monotonic()
+    if max_shard_bytes < 1:
+        raise CheckpointError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
+    source = TorchDistCheckpoint(Path(load))
+    rules = rules_for(read_config(Path(hf_checkpoint)))
+    _check_stored(rules, source.specs, source.path)
+    specs = [spec for rule in rules for spec in _hf_specs(rule, source)]
+    counter = _Counter(sum(num_bytes(dtype, shape) for _, dtype, shape in specs), progress)
+    entries: list[ManifestTensor] = []
+    with new_folder(Path(save_hf)) as folder:
+        carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
+        tensors = _noted(_hf_tensors(rules, source), entries, counter)
+        write_tensors(folder, specs, tensors, max_shard_bytes=max_shard_bytes)
+        Manifest(SCHEMA_VERSION, tuple(entries)).write(folder)
+    return ConvertReport(num_tensors=len(specs), num_bytes=counter.done, seconds=time.monotonic() - started)
+
+
+class _Counter:
+    """Bytes written so far."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done = 0
+        self._total = total
+        self._progress = progress
+
+    def add(self, tensor: torch.Tensor) -> None:
+        self.done += tensor.nbytes
+        if self._progress is not None:
+            self._progress(self.done, self._total)
+
+
+def _num_layers(rules: Sequence[TensorRule]) -> int:
+    layers = [place_of(rule.megatron_name).layer for rule in rules]
+    return 1 + max(layer for layer in layers if layer is not None)
+
+
+def _check_divides(rules: Sequence[TensorRule], num_layers: int, tp_size: int, pp_size: int) -> None:
+    if tp_size < 1 or pp_size < 1:
+        raise CheckpointError(f"parallel sizes: expected at least 1, got TP {tp_size} and PP {pp_size}")
+    if num_layers % pp_size:
+        raise CheckpointError(f"{num_layers} layers do not divide over {pp_size} pipeline stages")
+    for rule in rules:
+        rule.shard(torch.empty(rule.megatron_shape, device="meta"), 0, tp_size)
+
+
+def _check_shapes(rules: Sequence[TensorRule], specs: Mapping[str, TensorSpec]) -> None:
+    """Refuses wrong shapes and dtypes before anything is written."""
+    for rule in rules:
+        named = [specs[name] for name in rule.hf_names]
+        rule.to_megatron([torch.empty(shape, dtype=dtype_named(d, n), device="meta") for n, d, shape in named])
+
+
+def _dtype_of(rule: TensorRule, source: HFCheckpoint) -> torch.dtype:
+    name, dtype, _ = source.specs[rule.hf_names[0]]
+    return dtype_named(dtype, name)
+
+
+def _stored_bytes(rule: TensorRule, source: HFCheckpoint) -> int:
+    return torch.Size(rule.megatron_shape).numel() * _dtype_of(rule, source).itemsize
+
+
+def _to_store(
+    rule: TensorRule, source: HFCheckpoint, entries: list[ManifestTensor], counter: _Counter
+) -> TensorToStore:
+    name = stored_name(rule.megatron_name)
+
+    def make() -> torch.Tensor:
+        parts = [source.read(hf_name) for hf_name in rule.hf_names]
+        for tied in rule.tied_names:
+            if tied in source.specs and checksum(source.read(tied)) != checksum(parts[0]):
+                raise CheckpointError(
+                    f"{source.files[tied]}: config.json ties {tied} to {rule.hf_names[0]}, but their values differ"
+                )
+        tensor = rule.to_megatron(parts).contiguous()
+        entries.append(ManifestTensor.of(name, tensor))
+        counter.add(tensor)
+        return tensor
+
+    return TensorToStore(place=place_of(name), dtype=_dtype_of(rule, source), shape=rule.megatron_shape, make=make)
+
+
+def _check_stored(rules: Sequence[TensorRule], names: Collection[str], where: Path) -> None:
+    needed = {stored_name(rule.megatron_name) for rule in rules}
+    of_model = {name for name in names if not name.startswith(_NOT_OF_THE_MODEL)}
+    if missing := sorted(needed - of_model):
+        raise CheckpointError(f"{where}: missing {', '.join(missing[:5])}: {len(missing)} of {len(needed)} tensors")
+    if unknown := sorted(of_model - needed):
+        raise CheckpointError(f"{where}: no rule covers {', '.join(unknown[:5])}: {len(unknown)} tensors")
+
+
+def _hf_specs(rule: TensorRule, source: TorchDistCheckpoint) -> list[TensorSpec]:
+    _, dtype, shape = source.specs[stored_name(rule.megatron_name)]
+    parts = rule.to_hf(torch.empty(shape, device="meta"))
+    return [(name, dtype, tuple(part.shape)) for name, part in zip(rule.hf_names, parts, strict=True)]
+
+
+def _hf_tensors(rules: Sequence[TensorRule], source: TorchDistCheckpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    for rule in rules:
+        yield from zip(rule.hf_names, rule.to_hf(source.read(stored_name(rule.megatron_name))), strict=True)
+
+
+def _noted(
+    tensors: Iterator[tuple[str, torch.Tensor]], entries: list[ManifestTensor], counter: _Counter
+) -> Iterator[torch.Tensor]:
+    for name, tensor in tensors:
+        contiguous = tensor.contiguous()
+        entries.append(ManifestTensor.of(name, contiguous))
+        counter.add(contiguous)
+        yield contiguous

@@ -1,0 +1,103 @@
+"""Model folders in Hugging Face format, written tensor by tensor."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from rl_weights.buckets import Bucket, plan_buckets
+from rl_weights.checksum import as_bytes
+from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_name, num_bytes
+from rl_weights.errors import CheckpointError
+from rl_weights.hf import INDEX_FILE, SINGLE_FILE, read_config
+from rl_weights.manifest import MANIFEST_FILE
+from rl_weights.protocols import TensorSpec
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+_DTYPE_CODES = {name: code for code, name in SAFETENSORS_NAMES.items()}
+# The format wants the tensors' bytes to start at a multiple of this.
+_ALIGNMENT = 8
+_NOT_CARRIED_OVER = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+
+
+def write_tensors(
+    folder: Path, specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor], *, max_shard_bytes: int
+) -> None:
+    """Writes safetensors files, and their index if they are several. Holds one tensor at a time.
+
+    Args:
+        folder: where to write; must be there.
+        specs: what is to be written.
+        tensors: in the order of `specs`.
+        max_shard_bytes: size of a file at most, unless one tensor is larger.
+
+    Raises:
+        CheckpointError: naming a tensor that is not as its spec says.
+    """
+    shards = plan_buckets(specs, max_shard_bytes)
+    if len(shards) == 1:
+        files = [SINGLE_FILE]
+    else:
+        files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    given = iter(tensors)
+    for file, shard in zip(files, shards, strict=True):
+        _write_shard(folder / file, shard, given)
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name, _, _ in shard.specs}
+        total = sum(shard.num_bytes for shard in shards)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_shard(file: Path, shard: Bucket, tensors: Iterator[torch.Tensor]) -> None:
+    with file.open("wb") as stream:
+        stream.write(_header(shard.specs))
+        for name, dtype, shape in shard.specs:
+            tensor = next(tensors)
+            if (dtype_name(tensor.dtype), tuple(tensor.shape)) != (dtype, shape):
+                raise CheckpointError(
+                    f"{name}: expected {dtype} of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}"
+                )
+            stream.write(memoryview(as_bytes(tensor).cpu().numpy()))
+
+
+def _header(specs: Sequence[TensorSpec]) -> bytes:
+    """The start of a safetensors file: length of the JSON that follows (8 bytes), and the JSON."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, dtype, shape in specs:
+        end = offset + num_bytes(dtype, shape)
+        entries[name] = {"dtype": _DTYPE_CODES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def carry_over(source: Path, folder: Path, dtypes: Iterable[str]) -> None:
+    """Copies configuration and tokenizer of a model folder, all but its weights.
+
+    config.json names the dtype of the weights; it gets the new one where all tensors have the same.
+
+    Args:
+        source: the model folder.
+        folder: where to copy to.
+        dtypes: of the tensors that are written to `folder`.
+    """
+    for file in sorted(source.iterdir()):
+        is_weight = file.name.endswith(_NOT_CARRIED_OVER) or file.name == MANIFEST_FILE
+        if file.is_file() and not file.name.startswith(".") and not is_weight:
+            shutil.copyfile(file, folder / file.name)
+    config = read_config(source)
+    changed = _with_dtype(config, set(dtypes))
+    if changed != config:
+        (folder / "config.json").write_text(json.dumps(changed, indent=2) + "\n")
+
+
+def _with_dtype(config: Mapping[str, object], dtypes: set[str]) -> Mapping[str, object]:
+    if len(dtypes) != 1:
+        return config
+    (dtype,) = dtypes
+    return {key: dtype if key in ("dtype", "torch_dtype") else value for key, value in config.items()}

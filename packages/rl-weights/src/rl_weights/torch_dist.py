@@ -1,0 +1,200 @@
+"""Checkpoints in Megatron's torch_dist format, read tensor by tensor without Megatron."""
+
+import io
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
+
+from rl_weights.dtypes import dtype_name
+from rl_weights.errors import CheckpointError
+from rl_weights.protocols import TensorSpec
+from rl_weights.torch_dist_names import Place, is_stacked, name_of_row, place_of
+from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE
+
+_METADATA_FILE = ".metadata"
+
+
+class TorchDistCheckpoint:
+    """The tensors of one checkpoint. Nothing but the metadata is read before it is asked for.
+
+    Args:
+        path: the folder that holds `latest_checkpointed_iteration.txt`, or one checkpoint in it (`release`,
+            `iter_0000123`).
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = _checkpoint_folder(path)
+        self._metadata = _read_metadata(self.path)
+        self.specs: dict[str, TensorSpec] = {}
+        """Name, dtype and shape of every tensor by its stored name (see `torch_dist_names`), optimizer state too."""
+        self._places: dict[str, Place] = {}
+        for key, entry in self._metadata.state_dict_metadata.items():
+            if isinstance(entry, TensorStorageMetadata):
+                self._add(key, dtype_name(entry.properties.dtype), tuple(entry.size))
+
+    @property
+    def iteration(self) -> int | None:
+        """Training iterations behind it; None for a release."""
+        match = re.fullmatch(r"iter_(\d+)", self.path.name)
+        return int(match[1]) if match else None
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor of that stored name, whatever parallel layout it was saved from.
+
+        Raises:
+            CheckpointError: naming the file, if a part of it is missing, truncated or damaged.
+        """
+        _, _, shape = self.specs[name]
+        key, layer = self._places[name]
+        entry = self._entry(key)
+        whole = torch.empty(shape, dtype=entry.properties.dtype)
+        num_filled = 0
+        for chunk in entry.chunks:
+            part = self._part_of(key, chunk, layer)
+            if part is None:
+                continue
+            tensor, offsets = part
+            slices = tuple(slice(start, start + size) for start, size in zip(offsets, tensor.shape, strict=True))
+            whole[slices] = tensor
+            num_filled += tensor.numel()
+        if num_filled != whole.numel():
+            raise CheckpointError(f"{self.path}: {name}: {num_filled} of {whole.numel()} elements are there")
+        return whole
+
+    def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, in the order of `specs`."""
+        return ((name, self.read(name)) for name in self.specs)
+
+    def num_parts(self, name: str) -> int:
+        """Pieces in which the tensor of that stored name is saved: its tensor-parallel size, mostly."""
+        key, layer = self._places[name]
+        return sum(layer is None or _has_row(chunk, layer) for chunk in self._entry(key).chunks)
+
+    def _add(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
+        if not is_stacked(key):
+            self._places[key], self.specs[key] = Place(key, None), (key, dtype, shape)
+            return
+        for layer in range(shape[0]):
+            name = name_of_row(key, layer)
+            self._places[name], self.specs[name] = place_of(name), (name, dtype, shape[1:])
+
+    def _entry(self, key: str) -> TensorStorageMetadata:
+        entry = self._metadata.state_dict_metadata[key]
+        assert isinstance(entry, TensorStorageMetadata)
+        return entry
+
+    def _part_of(
+        self, key: str, chunk: ChunkStorageMetadata, layer: int | None
+    ) -> tuple[torch.Tensor, tuple[int, ...]] | None:
+        """What a chunk holds of the tensor, or of its row, and where it belongs; None if nothing."""
+        if layer is None:
+            return self._read_chunk(key, chunk), tuple(chunk.offsets)
+        if not _has_row(chunk, layer):
+            return None
+        return self._read_chunk(key, chunk)[layer - chunk.offsets[0]], tuple(chunk.offsets[1:])
+
+    def _read_chunk(self, key: str, chunk: ChunkStorageMetadata) -> torch.Tensor:
+        stored = self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets))
+        if stored is None:
+            raise CheckpointError(f"{self.path / _METADATA_FILE}: {key}: no file for the part at {chunk.offsets}")
+        file = self.path / Path(stored.relative_path).name
+        if stored.transform_descriptors:
+            raise CheckpointError(f"{file}: {key}: stored with {stored.transform_descriptors}, which is not supported")
+        try:
+            with file.open("rb") as stream:
+                stream.seek(stored.offset)
+                content = stream.read(stored.length)
+            if len(content) != stored.length:
+                raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
+            tensor = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file}: no such file, but {key} is in it") from error
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise CheckpointError(f"{file}: damaged: {key} at {stored.offset}: {error}") from error
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != chunk.sizes:
+            raise CheckpointError(f"{file}: {key} at {stored.offset}: expected a tensor of shape {tuple(chunk.sizes)}")
+        return tensor
+
+
+def _has_row(chunk: ChunkStorageMetadata, layer: int) -> bool:
+    return chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
+
+
+def is_torch_dist(path: Path) -> bool:
+    """Whether the folder looks like checkpoints of Megatron, or like one of them."""
+    return (path / TRACKER_FILE).is_file() or (path / _METADATA_FILE).is_file()
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    tracker = path / TRACKER_FILE
+    if not tracker.is_file():
+        folder = path
+    else:
+        text = tracker.read_text().strip()
+        if text != RELEASE and not text.isdecimal():
+            raise CheckpointError(f"{tracker}: expected {RELEASE!r} or an iteration, got {text[:40]!r}")
+        folder = path / (RELEASE if text == RELEASE else f"iter_{int(text):07d}")
+    if not (folder / _METADATA_FILE).is_file():
+        raise CheckpointError(f"{folder / _METADATA_FILE}: no such file; expected a torch_dist checkpoint")
+    return folder
+
+
+def _read_metadata(folder: Path) -> Metadata:
+    backend_file = folder / "metadata.json"
+    try:
+        backend = json.loads(backend_file.read_bytes())["sharded_backend"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{backend_file}: incomplete checkpoint: {error!r}") from error
+    if backend != "torch_dist":
+        raise CheckpointError(f"{backend_file}: expected format torch_dist, got {backend!r}")
+    file = folder / _METADATA_FILE
+    try:
+        with file.open("rb") as stream:
+            content = _MetadataUnpickler(stream).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged, or not a torch_dist checkpoint: {error}") from error
+    if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
+        raise CheckpointError(f"{file}: expected metadata of torch.distributed.checkpoint, got {type(content)}")
+    return content
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds nothing but what describes tensors, so that a file from a stranger cannot run code."""
+
+    _CLASSES = {
+        (module.__name__, name): getattr(module, name)
+        for module, names in (
+            (
+                metadata,
+                (
+                    "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+                    "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+                ),
+            ),
+            (filesystem, ("_StorageInfo",)),
+        )
+        for name in names
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name, if it is one of those that describe tensors."""
+        if (module, name) in self._CLASSES:
+            return self._CLASSES[module, name]
+        found = getattr(torch, name, None) if module == "torch" else None
+        if found is torch.Size or isinstance(found, torch.dtype | torch.layout):
+            return found
+        if (module, name) == ("torch.serialization", "_get_layout"):
+            return torch.serialization._get_layout
+        if (module, name) == ("pathlib", "PosixPath"):
+            return Path
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")

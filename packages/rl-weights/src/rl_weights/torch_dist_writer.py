@@ -1,0 +1,114 @@
+"""Checkpoints in Megatron's torch_dist format, written by one process without Megatron, tensor by tensor."""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+
+from rl_weights.errors import CheckpointError
+from rl_weights.json_value import JsonValue
+from rl_weights.torch_dist_names import Place, extra_state_key
+
+TRACKER_FILE = "latest_checkpointed_iteration.txt"
+RELEASE = "release"
+_COMMON_STATE_KEY = "common_state/shard_0_1"
+_BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorToStore:
+    """A tensor, or a row of a stacked one, that is made when its turn comes to be written."""
+
+    place: Place
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], torch.Tensor]
+    """Called once; gives the tensor of that dtype and shape."""
+
+
+def write_torch_dist(
+    folder: Path, tensors: Sequence[TensorToStore], num_layers: int, common: Mapping[str, JsonValue]
+) -> None:
+    """Writes what `dist_checkpointing.save` writes for the same tensors. Holds one tensor at a time.
+
+    Args:
+        folder: must be there and be empty.
+        tensors: every row of every stacked key, and the tensors outside of the layers.
+        num_layers: of the model.
+        common: state that is not sharded, such as the iteration.
+
+    Raises:
+        CheckpointError: if rows of one key differ in dtype.
+    """
+    _check_rows(tensors)
+    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    with warnings.catch_warnings():
+        # torch warns that it saves from a single process, which is what no_dist asks for.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.save({}, storage_writer=writer, planner=_Planner(tensors, num_layers, common), no_dist=True)
+    (folder / "metadata.json").write_text(json.dumps(_BACKEND))
+
+
+def _check_rows(tensors: Sequence[TensorToStore]) -> None:
+    first_of_key: dict[str, TensorToStore] = {}
+    for tensor in tensors:
+        first = first_of_key.setdefault(tensor.place.key, tensor)
+        if (tensor.dtype, tensor.shape) != (first.dtype, first.shape):
+            raise CheckpointError(
+                f"{tensor.place.key}: layer {first.place.layer} is {first.dtype} of shape {first.shape}, "
+                f"layer {tensor.place.layer} is {tensor.dtype} of shape {tensor.shape}"
+            )
+
+
+class _Planner(DefaultSavePlanner):
+    """Tells torch's writer what there is, and makes each item when the writer asks for it."""
+
+    def __init__(self, tensors: Sequence[TensorToStore], num_layers: int, common: Mapping[str, JsonValue]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._tensors: dict[MetadataIndex, TensorToStore] = {}
+        self._objects: dict[MetadataIndex, object] = {MetadataIndex(_COMMON_STATE_KEY): dict(common)}
+        self._num_layers = num_layers
+        for tensor in tensors:
+            key, layer = tensor.place
+            offset = [0] * len(tensor.shape) if layer is None else [layer] + [0] * len(tensor.shape)
+            self._tensors[MetadataIndex(key, offset)] = tensor
+            if layer is not None and (extra := extra_state_key(key, layer, num_layers)) is not None:
+                self._objects[MetadataIndex(extra)] = None
+
+    def create_local_plan(self) -> SavePlan:
+        """Every item that is to be written."""
+        items = [WriteItem(index=index, type=WriteItemType.BYTE_IO) for index in self._objects]
+        items += [self._item(index, tensor) for index, tensor in self._tensors.items()]
+        self.plan = SavePlan(items)
+        return self.plan
+
+    def _item(self, index: MetadataIndex, tensor: TensorToStore) -> WriteItem:
+        is_row = tensor.place.layer is not None
+        size = (self._num_layers, *tensor.shape) if is_row else tensor.shape
+        chunk = (1, *tensor.shape) if is_row else tensor.shape
+        assert index.offset is not None
+        tensor_data = TensorWriteData(
+            chunk=ChunkStorageMetadata(offsets=index.offset, sizes=torch.Size(chunk)),
+            properties=TensorProperties(dtype=tensor.dtype),
+            size=torch.Size(size),
+        )
+        return WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=tensor_data)
+
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        """The bytes of an object, or the tensor."""
+        if write_item.type is WriteItemType.BYTE_IO:
+            stream = io.BytesIO()
+            torch.save([self._objects[write_item.index]], stream)
+            return stream
+        tensor = self._tensors[write_item.index]
+        made = tensor.make()
+        assert (made.dtype, tuple(made.shape)) == (tensor.dtype, tensor.shape)
+        return made[None] if tensor.place.layer is not None else made
