@@ -302,11 +302,11 @@ threading.Thread(target=pool.grade_now, args=({("Answer: " + ENDLESS)!r}, "x"), 
 print(worker, flush=True)
 sys.stdin.read()
 """
-    owner = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    worker = int(owner.stdout.readline())
-    assert psutil.pid_exists(worker)
-    owner.kill()
-    owner.wait()
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        worker = int(owner.stdout.readline())
+        assert psutil.pid_exists(worker)
+        owner.kill()
     deadline = time.monotonic() + 6.0  # the time of one comparison, and a second more
     while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the worker outlived its owner"

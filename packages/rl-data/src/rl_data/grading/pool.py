@@ -129,5 +129,7 @@ def _checked_grader(rm_type: str) -> Grader:
 
 def _close(threads: ThreadPoolExecutor, workers: Sequence[WorkerProcess]) -> None:
     for worker in workers:
+        worker.interrupt()
+    threads.shutdown(wait=True)  # comparisons that still wait meet an interrupted worker, and end as crashes too
+    for worker in workers:
         worker.close()
-    threads.shutdown(wait=True)  # what still waits meets a closed worker, and ends as a crash too

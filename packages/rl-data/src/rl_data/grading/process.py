@@ -22,7 +22,7 @@ class WorkerCrashError(Exception):
 
 
 class WorkerProcess:
-    """A child that compares answers. One thread at a time may ask; any thread may close.
+    """A child that compares answers. One thread at a time may ask; any thread may interrupt.
 
     A plain child that runs one module is used instead of multiprocessing, whose children import the caller's main
     program again: a trainer's takes seconds, and a script without a guard would start itself over and over.
@@ -90,7 +90,7 @@ class WorkerProcess:
             raise WorkerCrashError(f"a grading process died: {self._last_words()}") from error
 
     def kill(self) -> None:
-        """Ends the process, if one runs; the next question starts another."""
+        """Ends the process, if one runs; the next question starts another. Not while another thread asks."""
         with self._lock:
             process, self._process = self._process, None
         if process is None:
@@ -102,11 +102,20 @@ class WorkerProcess:
                 with contextlib.suppress(BrokenPipeError):  # what was not written yet is of no use any more
                     pipe.close()
 
-    def close(self) -> None:
-        """Ends the process for good."""
+    def interrupt(self) -> None:
+        """Ends the process for good, from any thread; one that asks at the moment gets a WorkerCrashError.
+
+        The pipes stay open until `close`: a descriptor closed under a reading thread may be another file's by then.
+        """
         with self._lock:
             self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Frees everything, after `interrupt` and when no thread asks any more."""
         self.kill()
+        self._errors.close()
 
     def _read_line(self, timeout_s: float) -> bytes:
         """A line of the child's output; b"" where it has died.
