@@ -3,17 +3,14 @@ import asyncio
 import numpy as np
 
 from rl_rollout import Engine
-from rl_rollout.testing import FakeEngine, check_closing, check_generation, check_weight_updates
+from rl_rollout.testing import FakeEngine, check_engine
 
 
 def test_the_fake_engine_keeps_the_promises_of_engines(prompt):
     engine = FakeEngine("engine 0", seconds_per_token=0.001)
     assert isinstance(engine, Engine)
-    asyncio.run(check_generation(engine, prompt))
-    asyncio.run(
-        check_weight_updates(engine, prompt, [("a", np.ones((2, 3), np.float32)), ("b", np.ones(4, np.float32))])
-    )
-    asyncio.run(check_closing(engine, prompt))
+    tensors = [("a", np.ones((2, 3), np.float32)), ("b", np.ones(4, np.float32))]
+    asyncio.run(check_engine(lambda: engine, prompt, tensors))
     assert engine.calls == [
         "release", "resume", "begin 7", "load 1", "begin 8", "load 1", "load 1", "commit 8"
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rl_rollout import Engine, EngineError
+from rl_rollout import Engine, EngineError, RolloutConfigError
 from rl_rollout.testing import check_generation, check_weight_updates, make_requests
 from rl_rollout.weights import checksum
 
@@ -31,6 +31,13 @@ def engine(cluster, tiny_model):
     assert time.monotonic() - started < 5, "start_engine waited for the engine"
     yield engine
     engine.close()
+
+
+def test_bad_input_is_refused_before_an_actor_starts(tmp_path):
+    from rl_rollout.ray import start_engine
+
+    with pytest.raises(RolloutConfigError, match=r"engine 9: expected a model folder, .* has no config\.json"):
+        start_engine(tmp_path, name="engine 9")
 
 
 def test_it_keeps_the_promises_of_engines(engine, tiny_model, prompt):

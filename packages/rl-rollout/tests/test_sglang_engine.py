@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -248,18 +250,19 @@ def test_closing_while_it_starts_leaves_nothing(tiny_model):
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_engine_ends_when_its_owner_is_killed(tiny_model, tmp_path):
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_the_engine_ends_with_its_owner(tiny_model, sign):
     program = (
-        "import time; from rl_rollout import SGLangEngine; "
-        f"engine = SGLangEngine({str(tiny_model)!r}); print(engine._host._process.pid, flush=True); time.sleep(60)"
+        "from rl_rollout import SGLangEngine; "
+        f"engine = SGLangEngine({str(tiny_model)!r}); print(engine._host._process.pid, flush=True); engine.wait_ready()"
     )
-    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert owner.stdout is not None
     host = psutil.Process(int(owner.stdout.readline()))
-    time.sleep(0.5)
-    owner.kill()
-    owner.wait()
-    host.wait(10)
+    time.sleep(1)
+    owner.send_signal(sign)
+    owner.wait(10)
+    psutil.wait_procs([host], timeout=10)
+    assert not host.is_running()

@@ -20,7 +20,7 @@ from rl_data import PolicyVersion
 from rl_data.json import JsonValue
 from rl_rollout.engine import GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
-from rl_rollout.sglang.engine import EngineConfig, ServerArguments, SGLangEngine
+from rl_rollout.sglang.engine import EngineConfig, ServerArguments, SGLangEngine, chosen_arguments, require_model
 from rl_rollout.weights import TensorSpec, flat_bytes
 
 if TYPE_CHECKING:
@@ -208,14 +208,11 @@ def start_engine(
         bundle_index: which bundle of the placement group.
 
     Raises:
-        RolloutConfigError: if a server argument is one that the engine sets itself.
+        RolloutConfigError: if the folder holds no model or a server argument is not the caller's to set.
     """
+    require_model(Path(model_path), name)
+    given = chosen_arguments(server_args)
     chosen = config or EngineConfig()
-    given = (
-        {}
-        if server_args is None
-        else dict(server_args if isinstance(server_args, Mapping) else server_args.server_kwargs())
-    )
     strategy = None
     if placement_group is not None:
         strategy = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=bundle_index)

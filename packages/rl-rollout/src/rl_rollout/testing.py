@@ -1,7 +1,7 @@
 """A fake engine, and the checks that every engine passes, real or fake.
 
 Example:
-    >>> asyncio.run(check_generation(FakeEngine("engine 0", seconds_per_token=0.001), prompt))
+    >>> asyncio.run(check_engine(lambda: FakeEngine("engine 0", seconds_per_token=0.001), prompt, tensors))
 """
 
 import asyncio
@@ -198,6 +198,24 @@ def make_requests(
     return [
         GenerateRequest(request_id=f"request {seed}", tokens=prompt, sampling=sampling, seed=seed) for seed in seeds
     ]
+
+
+async def check_engine(
+    make_engine: Callable[[], WeightedEngine],
+    prompt: NDArray[np.int32],
+    tensors: Sequence[tuple[str, NDArray[np.float32]]],
+) -> None:
+    """Makes an engine and puts it through every check of this module; see them for the arguments. Closes it.
+
+    Raises:
+        AssertionError: if a promise is broken.
+    """
+    engine = make_engine()
+    try:
+        await check_generation(engine, prompt)
+        await check_weight_updates(engine, prompt, tensors)
+    finally:
+        await check_closing(engine, prompt)
 
 
 async def check_generation(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler", "log_level"})
+_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler"})
 _ABORT_WAIT_S = 10.0
 
 
@@ -111,11 +111,10 @@ class SGLangEngine:
     ) -> None:
         self._name = name
         self._model_path = Path(model_path)
-        if self._model_path.is_dir() and not (self._model_path / "config.json").is_file():
-            raise RolloutConfigError(f"{name}: expected a model folder, {model_path} has no config.json")
+        require_model(self._model_path, name)
         self._config = config or EngineConfig()
         self._needs_tokenizer = needs_tokenizer
-        chosen = _chosen_arguments(server_args)
+        chosen = chosen_arguments(server_args)
         # Random weights are no version of any policy.
         self._version: PolicyVersion | None = None if chosen.get("load_format") == "dummy" else 0
         self._incoming: IncomingWeights | None = None
@@ -301,11 +300,26 @@ class SGLangEngine:
         )
 
 
-def _chosen_arguments(server_args: Mapping[str, JsonValue] | ServerArguments | None) -> dict[str, JsonValue]:
+def require_model(model_path: Path, name: str) -> None:
+    """Does nothing if the folder can hold a model; a path that is no folder may be the name of one on a hub.
+
+    Raises:
+        RolloutConfigError: naming the engine, if the folder has no config.json.
+    """
+    if model_path.is_dir() and not (model_path / "config.json").is_file():
+        raise RolloutConfigError(f"{name}: expected a model folder, {model_path} has no config.json")
+
+
+def chosen_arguments(server_args: Mapping[str, JsonValue] | ServerArguments | None) -> dict[str, JsonValue]:
+    """The server arguments as a dict of their own.
+
+    Raises:
+        RolloutConfigError: if one of them is the engine's to set.
+    """
     if server_args is None:
         return {}
     chosen = dict(server_args if isinstance(server_args, Mapping) else server_args.server_kwargs())
-    taken = sorted(_OURS & chosen.keys() - {"log_level"})
+    taken = sorted(_OURS & chosen.keys())
     if taken:
         raise RolloutConfigError(f"SGLang's {', '.join(taken)} is set by the engine itself, not by server arguments")
     return chosen
