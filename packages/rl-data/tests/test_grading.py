@@ -119,6 +119,7 @@ def test_numbers_are_compared_without_mathematics(answer: str, label: str, is_ri
         ("Answer: 42" + " " * 300, "42", -1.0),  # beyond the last 300 characters
         ("Answer: 1,234,567", "1234567", 1.0),
         ("Answer: x = 42", "42", 1.0),
+        ("Answer: 42<|im_end|>", "42", 1.0),
         ("Answer: $\\frac12$", "\\frac{1}{2}", 1.0),
     ],
 )
@@ -140,6 +141,7 @@ def test_dapo_grades_the_end_with_plus_and_minus_one(response: str, label: str, 
         ("deepscaler", "<think>Answer: 4", "4", 0.0),
         ("deepscaler", "Answer: 4", "4", 1.0),
         ("math", "\\boxed{4}", "4", 1.0),
+        ("gsm8k", "#### 24<|im_end|>", "24", 1.0),
     ],
 )
 def test_graders_that_text_decides(rm_type: str, response: str, label: str, value: float):
@@ -179,6 +181,7 @@ def pool():
         ("Answer: $\\sqrt{16}$", "4", 1.0),
         ("\\boxed{x(x+1)}", "x^2+x", 1.0),
         ("\\boxed{(2,1)}", "(1,2)", 0.0),
+        ("Answer: $\\sqrt{16}$<|im_end|>", "4", 1.0),
         ("\\boxed{\\frac{\\sqrt{2}}{2}}", "\\frac{1}{\\sqrt{2}}", 1.0),
         ("So it is $32,348$.", "\\$32,\\!348", 1.0),
     ],

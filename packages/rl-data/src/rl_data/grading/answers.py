@@ -14,6 +14,7 @@ _ANSWER_LINE = re.compile(r"answer[ \t*]*:[ \t]*([^\n]*)", re.IGNORECASE)
 _BRACES = re.compile(
     r"(?P<box>\\(?:boxed|fbox)[ ]*\{)|\\(?:boxed|fbox)[ ]+(?P<bare>[^\s{}$]+)|\\[{}]|[{}]"  # an escaped brace is text
 )
+_SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")  # engines may leave the token that ended the response in its text
 _NUMBER = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|[-+]?\.[0-9]+"
 _WHOLE_NUMBER = re.compile(rf"(?:{_NUMBER})")
 _PLAIN_FRACTION = re.compile(r"([-+]?[0-9]+)/([0-9]+)")
@@ -56,7 +57,7 @@ def last_boxed(text: str) -> tuple[int, str] | None:
 def last_answer_line(text: str) -> tuple[int, str] | None:
     """Where the last "Answer: ..." begins, and the rest of its line; None if there is none."""
     found = list(_ANSWER_LINE.finditer(text))
-    return (found[-1].start(), found[-1][1].strip()) if found else None
+    return (found[-1].start(), _SPECIAL_TOKEN.sub("", found[-1][1]).strip()) if found else None
 
 
 def final_answer(text: str) -> str | None:
@@ -71,7 +72,7 @@ def final_answer(text: str) -> str | None:
 
 def normalise(answer: str) -> str:
     """One spelling for answers that mean the same: no dollar signs, units, spacing, thousands separators or `x =`."""
-    text = " ".join(answer.split()).rsplit("=", 1)[-1]
+    text = " ".join(_SPECIAL_TOKEN.sub("", answer).split()).rsplit("=", 1)[-1]
     text = _DROPPED.sub("", text).strip().rstrip(".").strip()
     previous = None
     while previous != text:
