@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +28,17 @@ _LOCAL_CLUSTER_ENV = {
 
 
 @contextmanager
-def ray_cluster(*, num_actors: int, num_gpus: int) -> Iterator[None]:
+def ray_cluster(*, num_actors: int) -> Iterator[None]:
     """Joins the cluster named by RAY_ADDRESS, or starts a local one for the duration of the block.
 
     A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
-    the number of actors, whatever the machine has: Ray counts places, not cores. Inside another such block nothing is
+    the number of actors, whatever the machine has: Ray counts places, not cores; its GPUs are those that are there. Inside another such block nothing is
     started.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        # Ray reads its environment when it is imported, so modules that import it are imported inside the block.
+        assert "ray" not in sys.modules or "RAY_AUTH_TOKEN" in os.environ, "ray was imported before ray_cluster()"
         for name, value in _LOCAL_CLUSTER_ENV.items():
             os.environ.setdefault(name, value)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -54,7 +57,6 @@ def ray_cluster(*, num_actors: int, num_gpus: int) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="rl-ray-")
     ray.init(
         num_cpus=num_actors,
-        num_gpus=num_gpus,
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,

@@ -1,79 +1,116 @@
-"""The folder of one run: its resolved configuration, metrics, samples, checkpoints and summary."""
+"""The folder of one run: its resolved configuration, metrics, samples, checkpoints, final model and summary."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from rl_data import Sample
-from rl_data.json import JsonValue
-from rl_data.wire import encode_sample
+import yaml
 
 from recipes.errors import UsageError
+from rl_data import Sample
+from rl_data.json import JsonValue
+from rl_data.wire import append_samples
+from rl_train.megatron.checkpoint_folder import TRACKER
 
 CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+SUMMARY_FILE = "summary.json"
+
+# What may change when a run is resumed: how long it goes on, how often it saves and looks, and how long it waits.
+_FREE_ON_RESUME = ("num-rollout", "num-epoch", "save-interval", "eval-interval")
+_FREE_SUFFIXES = ("-timeout-s",)
+
+
+def check_folder(path: Path, *, config_text: str, is_resumed: bool) -> None:
+    """Looks whether a run may use the folder, and changes nothing.
+
+    Raises:
+        UsageError: if the folder holds something and the run is not resumed, or there is no run with these settings to
+            resume.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--run-dir {path}: expected a folder, found a file")
+    config_file = path / CONFIG_FILE
+    if is_resumed:
+        if not config_file.exists():
+            raise UsageError(f"--resume: {path} holds no run to resume (no {CONFIG_FILE})")
+        _check_same_settings(config_file, config_text)
+    elif path.exists() and any(path.iterdir()):
+        what = "another run" if config_file.exists() else "other files"
+        raise UsageError(f"--run-dir {path}: it holds {what}; give --resume to go on with a run, or another folder")
 
 
 class RunFolder:
     """Writes what a run leaves behind. Lines are appended and flushed at once, so a killed run keeps them.
 
-    Raises:
-        UsageError: if the folder holds something and `is_resumed` is False, or holds another configuration's run,
-            or there is no run to resume. Nothing is changed then.
+    Args:
+        path: the folder, made if it is not there; `check_folder` was asked before.
+        checkpoints: where checkpoints go.
+        config_text: the resolved configuration.
     """
 
-    def __init__(self, path: Path, *, config_text: str, is_resumed: bool) -> None:
+    def __init__(self, path: Path, checkpoints: Path, *, config_text: str) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = checkpoints
         self.model = path / "model"
-        self._metrics = path / "metrics.jsonl"
-        self._samples = path / "samples.jsonl"
-        _check_is_free(path, is_resumed=is_resumed)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._metrics = path / METRICS_FILE
+        self._samples = path / SAMPLES_FILE
+        path.mkdir(parents=True, exist_ok=True)
+        checkpoints.mkdir(parents=True, exist_ok=True)
         (path / CONFIG_FILE).write_text(config_text)
 
-    def keep_before(self, step: int) -> None:
-        """Drops metrics and samples of `step` and later: a resume from a checkpoint makes them again."""
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return (self.checkpoints / TRACKER).exists()
+
+    def new_model(self) -> Path:
+        """The place of the final model, emptied: a resumed run that goes on writes it again."""
+        shutil.rmtree(self.model, ignore_errors=True)
+        return self.model
+
+    def keep_until(self, step: int) -> None:
+        """Drops metrics and samples of steps after `step`: a resume from a checkpoint makes them again."""
         for file in (self._metrics, self._samples):
-            if not file.exists():
-                continue
-            lines = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) < step]
-            _replace(file, "".join(lines))
+            if file.exists():
+                lines = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+                _replace(file, "".join(lines))
 
     def log_metrics(self, record: Mapping[str, JsonValue]) -> None:
         """Appends one line to metrics.jsonl."""
-        _append(self._metrics, [json.dumps(record)])
+        with self._metrics.open("a") as out:
+            out.write(json.dumps(record) + "\n")
 
     def log_samples(self, samples: Sequence[Sample], *, step: int) -> None:
         """Appends one line per sample to samples.jsonl, the step in its metadata."""
-        marked = (replace(sample, metadata={**sample.metadata, "step": step}) for sample in samples)
-        _append(self._samples, (encode_sample(sample).decode() for sample in marked))
+        append_samples(
+            self._samples, (replace(sample, metadata={**sample.metadata, "step": step}) for sample in samples)
+        )
 
     def write_summary(self, summary: Mapping[str, JsonValue]) -> None:
         """Writes summary.json."""
-        _replace(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _replace(self.path / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
 
-def _check_is_free(path: Path, *, is_resumed: bool) -> None:
-    holds_run = (path / CONFIG_FILE).exists()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--run-dir {path}: expected a folder, found a file")
-    if is_resumed and not holds_run:
-        raise UsageError(f"--resume: {path} holds no run to resume (no {CONFIG_FILE})")
-    if not is_resumed and path.exists() and any(path.iterdir()):
-        what = "another run" if holds_run else "other files"
-        raise UsageError(f"--run-dir {path}: it holds {what}; give --resume to continue that run, or another folder")
+def _check_same_settings(config_file: Path, config_text: str) -> None:
+    before = cast("dict[str, object]", yaml.safe_load(config_file.read_text()) or {})
+    now = cast("dict[str, object]", yaml.safe_load(config_text) or {})
+    for name in sorted(before.keys() | now.keys()):
+        if name in _FREE_ON_RESUME or name.endswith(_FREE_SUFFIXES) or before.get(name) == now.get(name):
+            continue
+        raise UsageError(
+            f"--resume: {config_file} says {name}: {before.get(name, 'nothing')}, now it is {now.get(name, 'nothing')}"
+        )
 
 
 def _step_of(line: str) -> int:
     record = json.loads(line)
     return int(record["step"] if "step" in record else record["metadata"]["step"])
-
-
-def _append(file: Path, lines: Iterable[str]) -> None:
-    with file.open("a") as out:
-        out.writelines(f"{line}\n" for line in lines)
 
 
 def _replace(file: Path, text: str) -> None:

@@ -1,9 +1,18 @@
 """Settings of the recipes that belong to no library. One dataclass per component."""
 
 from recipes.config.batch import BatchConfig
-from recipes.config.cluster import ClusterConfig
+from recipes.config.cluster import ActorConfig, PlacementConfig
 from recipes.config.evaluation import EvalConfig
+from recipes.config.reference import ReferenceConfig
 from recipes.config.reward import RewardConfig
 from recipes.config.run import RunConfig
 
-__all__ = ["BatchConfig", "ClusterConfig", "EvalConfig", "RewardConfig", "RunConfig"]
+__all__ = [
+    "ActorConfig",
+    "BatchConfig",
+    "EvalConfig",
+    "PlacementConfig",
+    "ReferenceConfig",
+    "RewardConfig",
+    "RunConfig",
+]

@@ -8,50 +8,39 @@ from recipes.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    """Optimizer steps and micro-batches.
+    """Size of an optimizer step and of its micro-batches.
 
     Raises:
         UsageError: if a number makes no sense.
     """
 
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "samples of an optimizer step, over all ranks; or give --num-steps-per-rollout"}
-    )
-    num_steps_per_rollout: int | None = field(
-        default=None, metadata={"help": "optimizer steps that a rollout's samples are split into"}
-    )
+    global_batch_size: int = field(metadata={"help": "samples of an optimizer step, over all ranks"})
     max_tokens_per_gpu: int = field(default=8192, metadata={"help": "tokens of a micro-batch at most"})
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "global_batch_size", "num_steps_per_rollout", "max_tokens_per_gpu")
+        require_at_least(self, 1, "global_batch_size", "max_tokens_per_gpu")
 
-    def samples_per_step(self, *, samples_per_rollout: int, num_data_parallel_ranks: int) -> int:
-        """Samples of one optimizer step.
+    def check_divides(self, *, num_data_parallel_ranks: int) -> None:
+        """Checks that a step gives every data-parallel rank the same number of samples.
 
         Raises:
-            UsageError: if neither flag says, both say different things, or the numbers do not divide.
+            UsageError: if it does not.
         """
-        step = self.global_batch_size
-        if self.num_steps_per_rollout is not None:
-            if samples_per_rollout % self.num_steps_per_rollout:
-                raise UsageError(
-                    f"--num-steps-per-rollout {self.num_steps_per_rollout}: it does not divide "
-                    f"the {samples_per_rollout} samples of a rollout"
-                )
-            step = samples_per_rollout // self.num_steps_per_rollout
-            if self.global_batch_size not in (None, step):
-                raise UsageError(
-                    f"--global-batch-size {self.global_batch_size}: --num-steps-per-rollout "
-                    f"{self.num_steps_per_rollout} makes it {step}"
-                )
-        if step is None:
-            raise UsageError("--global-batch-size is missing; or give --num-steps-per-rollout")
-        if samples_per_rollout % step:
+        if self.global_batch_size % num_data_parallel_ranks:
             raise UsageError(
-                f"--global-batch-size {step}: it does not divide the {samples_per_rollout} samples of a rollout"
+                f"--global-batch-size {self.global_batch_size}: it does not divide over "
+                f"{num_data_parallel_ranks} data-parallel ranks"
             )
-        if step % num_data_parallel_ranks:
+
+    def num_steps_per_rollout(self, samples_per_rollout: int) -> int:
+        """Optimizer steps that follow one rollout.
+
+        Raises:
+            UsageError: if the rollout's samples do not make whole steps.
+        """
+        if samples_per_rollout % self.global_batch_size:
             raise UsageError(
-                f"--global-batch-size {step}: it does not divide over {num_data_parallel_ranks} data-parallel ranks"
+                f"--global-batch-size {self.global_batch_size}: it does not divide the {samples_per_rollout} samples "
+                "of a rollout (--rollout-batch-size times --n-samples-per-prompt)"
             )
-        return step
+        return samples_per_rollout // self.global_batch_size

@@ -1,5 +1,7 @@
 """Checks that the recipes' dataclasses share."""
 
+from pathlib import Path
+
 from recipes.errors import UsageError
 
 
@@ -30,3 +32,13 @@ def require_above_zero(config: object, *fields: str) -> None:
         value: float | None = getattr(config, field)
         if value is not None and not value > 0:
             raise UsageError(f"{flag_of(field)} {value}: expected a number above 0")
+
+
+def require_folder(flag: str, path: Path | None) -> None:
+    """Checks that a path that is read is None or a folder.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    if path is not None and not path.is_dir():
+        raise UsageError(f"{flag} {path}: there is no such folder")

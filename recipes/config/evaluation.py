@@ -44,3 +44,7 @@ class EvalConfig:
     def data_sets(self) -> dict[str, str]:
         """Name -> file."""
         return dict(zip(self.eval_prompt_data[::2], self.eval_prompt_data[1::2], strict=True))
+
+    def is_due(self, step: int, *, num_rollouts: int) -> bool:
+        """Whether an evaluation follows `step`, counted from 1; one always follows the last."""
+        return step == num_rollouts or (self.eval_interval is not None and step % self.eval_interval == 0)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipes.config.checks import require_above_zero, require_at_least
+from recipes.config.checks import require_at_least, require_folder
 from recipes.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The run: model, length, checkpoints, deadlines.
+    """The run: model, length, checkpoints.
 
     Raises:
         UsageError: if a value makes no sense or a path that is read is not there.
@@ -35,22 +35,13 @@ class RunConfig:
     num_epoch: int | None = field(
         default=None, metadata={"help": "how often the data set is read; with --num-rollout, what ends first"}
     )
-    start_timeout_s: float = field(
-        default=600.0, metadata={"help": "seconds that trainer ranks and engines may take to start"}
-    )
-    train_timeout_s: float = field(default=1800.0, metadata={"help": "seconds that a call of the trainer may take"})
-    publish_timeout_s: float = field(
-        default=300.0, metadata={"help": "seconds that a publish of the weights to the engines may take"}
-    )
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "save_interval", "num_rollout", "num_epoch")
-        require_above_zero(self, "start_timeout_s", "train_timeout_s", "publish_timeout_s")
         if self.num_rollout is None and self.num_epoch is None:
             raise UsageError("--num-rollout is missing; or give --num-epoch")
-        for flag, path in (("--hf-checkpoint", self.hf_checkpoint), ("--load", self.load)):
-            if path is not None and not path.is_dir():
-                raise UsageError(f"{flag} {path}: there is no such folder")
+        require_folder("--hf-checkpoint", self.hf_checkpoint)
+        require_folder("--load", self.load)
         if not (self.hf_checkpoint / "config.json").is_file():
             raise UsageError(f"--hf-checkpoint {self.hf_checkpoint}: expected a config.json in it, there is none")
 
@@ -74,3 +65,7 @@ class RunConfig:
                 f"--num-epoch {self.num_epoch}: {num_rows} rows give no step of {rows_per_step}; give --num-rollout"
             )
         return steps if self.num_rollout is None else min(steps, self.num_rollout)
+
+    def is_save_due(self, step: int, *, num_steps: int) -> bool:
+        """Whether a checkpoint follows `step`, counted from 1; one always follows the last."""
+        return step == num_steps or (self.save_interval is not None and step % self.save_interval == 0)

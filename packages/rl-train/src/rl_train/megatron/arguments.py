@@ -49,6 +49,14 @@ class MegatronArguments:
         """A fresh namespace for Megatron's own functions, such as `core_transformer_config_from_args`."""
         return argparse.Namespace(**{name: from_json(value) for name, value in self.values.items()})
 
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks that hold one copy of the model together: tensor times pipeline parallel size."""
+        tensor, pipeline = self.values["tensor_model_parallel_size"], self.values["pipeline_model_parallel_size"]
+        assert isinstance(tensor, int)
+        assert isinstance(pipeline, int)
+        return tensor * pipeline
+
     def as_json(self) -> dict[str, JsonValue]:
         """The flags that were given and every resolved value."""
         return {"explicit": [*sorted(self.explicit)], "values": dict(self.values)}

@@ -1,0 +1,50 @@
+"""How a recipe ends: well, by a user's mistake, by Ctrl-C, or by a failure, each with its exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from recipes.arguments.usage import exit_on_usage_error
+from recipes.run_folder import CONFIG_FILE, RunFolder
+
+_INTERRUPTED = 130
+
+
+def run_to_its_end(program: str, work: Callable[[], None]) -> int:
+    """The exit code after `work`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
+
+    Failures of trainer, engines and our own pass through with their traceback, which makes the exit code 1.
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with exit_on_usage_error(program):
+            work()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
+        return _INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+@contextmanager
+def telling_how_to_resume(program: str, folder: RunFolder) -> Iterator[None]:
+    """Says after an interrupt or a failure what goes on from the last checkpoint."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception):  # raised again: whatever ended the run, this is what the user needs next
+        if folder.has_checkpoint:
+            hint = f"goes on from the last checkpoint with: {program} --config {folder.path / CONFIG_FILE} --resume"
+        else:
+            hint = "ended before its first checkpoint; --save-interval says how often one is written"
+        sys.stderr.write(f"\nThe run in {folder.path} {hint}\n")
+        raise
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""GRPO: draw groups of samples, grade them, train on their advantages, publish the new weights."""

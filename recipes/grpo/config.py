@@ -1,0 +1,138 @@
+"""Everything that a GRPO run is told, checked before any process starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from recipes.arguments.foreign import parse_foreign, read_model_config
+from recipes.arguments.parse import parse_arguments
+from recipes.arguments.resolved import resolved_yaml
+from recipes.config import (
+    ActorConfig,
+    BatchConfig,
+    EvalConfig,
+    PlacementConfig,
+    ReferenceConfig,
+    RewardConfig,
+    RunConfig,
+)
+from recipes.errors import UsageError
+from recipes.grpo.evaluation import EvalSet, open_eval_sets
+from recipes.run_folder import check_folder
+from rl_data import GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
+from rl_data.json import JsonValue
+from rl_rollout import EngineConfig, RolloutConfig
+from rl_rollout.sglang.arguments import SGLangArguments
+from rl_train.algorithms import AlgorithmConfig
+from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
+from rl_weights.rules import rules_for
+
+PROGRAM = "python -m recipes.grpo"
+OWN_CONFIGS = (
+    RunConfig,
+    ActorConfig,
+    PlacementConfig,
+    PromptDataConfig,
+    RolloutConfig,
+    RewardConfig,
+    AlgorithmConfig,
+    ReferenceConfig,
+    BatchConfig,
+    EvalConfig,
+    EngineConfig,
+    MegatronTrainerConfig,
+    TrainerGroupConfig,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPOJob:
+    """A GRPO run that can start: settings, and data that was found to be whole."""
+
+    run: RunConfig
+    actors: ActorConfig
+    placement: PlacementConfig
+    rollout: RolloutConfig
+    reward: RewardConfig
+    algorithm: AlgorithmConfig
+    reference: ReferenceConfig
+    batch: BatchConfig
+    evaluation: EvalConfig
+    engine: EngineConfig
+    trainer: TrainerGroupConfig
+    megatron_trainer: MegatronTrainerConfig
+    megatron: MegatronArguments
+    sglang: SGLangArguments
+    model_config: Mapping[str, JsonValue]
+    tokenizer: Tokenizer
+    source: PromptSource
+    eval_sets: Sequence[EvalSet]
+    num_rollouts: int
+    num_steps_per_rollout: int
+    """Optimizer steps that follow one rollout."""
+    config_text: str
+    """The resolved configuration, as it is saved."""
+
+
+def read_job(argv: Sequence[str]) -> GRPOJob:
+    """The run that a command line describes.
+
+    Raises:
+        UsageError, DataError, CheckpointError, RolloutConfigError, TrainConfigError: what the user can mend.
+    """
+    parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="GRPO with Megatron-Core and SGLang.")
+    run, rollout, batch = parsed.get(RunConfig), parsed.get(RolloutConfig), parsed.get(BatchConfig)
+    config_text = resolved_yaml(parsed)
+    check_folder(run.run_dir, config_text=config_text, is_resumed=run.resume)
+    num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
+    model_config = read_model_config(run.hf_checkpoint)
+    rules_for(model_config)
+    GraderPool(parsed.get(RewardConfig).rm_type).close()
+    tokenizer = load_tokenizer(run.hf_checkpoint)
+    data = _with_prompt_limit(parsed.get(PromptDataConfig), rollout, batch)
+    source = PromptSource(data, tokenizer)
+    source.validate()
+    eval_sets = open_eval_sets(parsed.get(EvalConfig), data, tokenizer)
+    num_rollouts = run.num_steps(num_rows=len(source), rows_per_step=rollout.rollout_batch_size)
+    world_size = parsed.get(ActorConfig).world_size
+    foreign = parse_foreign(
+        parsed,
+        hf_checkpoint=run.hf_checkpoint,
+        world_size=world_size,
+        train_iters=num_rollouts * num_steps_per_rollout,
+    )
+    batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
+    return GRPOJob(
+        run=run,
+        actors=parsed.get(ActorConfig),
+        placement=parsed.get(PlacementConfig),
+        rollout=rollout,
+        reward=parsed.get(RewardConfig),
+        algorithm=parsed.get(AlgorithmConfig),
+        reference=parsed.get(ReferenceConfig),
+        batch=batch,
+        evaluation=parsed.get(EvalConfig),
+        engine=parsed.get(EngineConfig),
+        trainer=parsed.get(TrainerGroupConfig),
+        megatron_trainer=parsed.get(MegatronTrainerConfig),
+        megatron=foreign.megatron,
+        sglang=foreign.sglang,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        source=source,
+        eval_sets=eval_sets,
+        num_rollouts=num_rollouts,
+        num_steps_per_rollout=num_steps_per_rollout,
+        config_text=config_text,
+    )
+
+
+def _with_prompt_limit(data: PromptDataConfig, rollout: RolloutConfig, batch: BatchConfig) -> PromptDataConfig:
+    """Longer prompts are dropped: with the longest response they would not fit into a micro-batch."""
+    room = batch.max_tokens_per_gpu - rollout.rollout_max_response_len
+    if room < 1:
+        raise UsageError(
+            f"--max-tokens-per-gpu {batch.max_tokens_per_gpu}: no room for a prompt beside a response of "
+            f"--rollout-max-response-len {rollout.rollout_max_response_len} tokens"
+        )
+    return replace(data, rollout_max_prompt_len=min(room, data.rollout_max_prompt_len or room))

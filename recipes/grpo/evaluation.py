@@ -1,0 +1,64 @@
+"""Evaluation on held-out prompts during a GRPO run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from recipes.config import EvalConfig
+from rl_data import GraderPool, Prompt, PromptDataConfig, PromptSource, Tokenizer
+from rl_rollout import EnginePool, EvalReport, RolloutConfig, SamplingParams, evaluate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSet:
+    """Held-out prompts under the name that their metrics carry."""
+
+    name: str
+    prompts: Sequence[Prompt]
+
+
+def open_eval_sets(config: EvalConfig, data: PromptDataConfig, tokenizer: Tokenizer) -> list[EvalSet]:
+    """Every evaluation set, read whole. Settings that the evaluation does not give are those of training.
+
+    Raises:
+        DataError: for a file that is missing or has a bad row.
+    """
+    return [
+        EvalSet(name=name, prompts=list(PromptSource(_data_config(config, data, file), tokenizer).one_epoch()))
+        for name, file in config.data_sets.items()
+    ]
+
+
+def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:
+    """How evaluation samples are drawn: as in training where the evaluation does not say."""
+    training = rollout.sampling
+    return replace(
+        training,
+        temperature=training.temperature if config.eval_temperature is None else config.eval_temperature,
+        top_p=training.top_p if config.eval_top_p is None else config.eval_top_p,
+        top_k=training.top_k if config.eval_top_k is None else config.eval_top_k,
+        max_new_tokens=config.eval_max_response_len or training.max_new_tokens,
+    )
+
+
+async def evaluate_set(
+    eval_set: EvalSet, pool: EnginePool, grader: GraderPool, config: EvalConfig, rollout: RolloutConfig
+) -> EvalReport:
+    """Samples of every prompt of the set, graded."""
+    return await evaluate(
+        eval_set.prompts,
+        pool,
+        grader,
+        eval_sampling(config, rollout),
+        num_samples=config.n_samples_per_eval_prompt,
+        seed=rollout.rollout_seed,
+        timeout_s=rollout.generate_timeout_s,
+    )
+
+
+def _data_config(config: EvalConfig, data: PromptDataConfig, file: str) -> PromptDataConfig:
+    return replace(
+        data,
+        prompt_data=file,
+        input_key=config.eval_input_key or data.input_key,
+        label_key=config.eval_label_key or data.label_key,
+    )

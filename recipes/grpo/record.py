@@ -1,0 +1,71 @@
+"""What a GRPO step and an evaluation leave in metrics.jsonl and on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from rl_data.json import JsonValue
+from rl_rollout import EvalReport, RolloutResult
+from rl_train.trainer import StepResult
+
+# metrics.jsonl holds all of a record; a line on the terminal holds these.
+_SHOWN = {
+    "reward_mean": "reward",
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "logprob_abs_diff": "logprob diff",
+    "response_length_mean": "length",
+    "truncated_share": "truncated",
+}
+
+
+def grpo_record(
+    step: int, drawn: RolloutResult, results: Sequence[StepResult], seconds: Mapping[str, float]
+) -> dict[str, JsonValue]:
+    """One line of metrics: the rollout's numbers, and the means over its optimizer steps.
+
+    logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
+    """
+    metrics = {name: sum(result.metrics[name] for result in results) / len(results) for name in results[0].metrics}
+    return {
+        "phase": "grpo",
+        "step": step,
+        **{name: value for name, value in drawn.metrics.items() if not name.endswith("_s")},
+        **{f"dropped_{reason}": count for reason, count in drawn.drop_counts.items()},
+        **metrics,
+        "logprob_abs_diff": results[0].metrics["logprob_abs_diff"],
+        "loss": sum(result.loss for result in results) / len(results),
+        "grad_norm": max(result.grad_norm for result in results),
+        "learning_rate": results[-1].learning_rate,
+        "num_skipped_steps": sum(result.is_skipped for result in results),
+        "seconds": {
+            "generate": drawn.metrics["generate_s"],
+            "grade": drawn.metrics["grade_s"],
+            **seconds,
+        },
+    }
+
+
+def eval_record(step: int, name: str, report: EvalReport) -> dict[str, JsonValue]:
+    """One line of metrics for one evaluation set."""
+    return {
+        "phase": "eval",
+        "step": step,
+        "data_set": name,
+        "accuracy": report.accuracy,
+        **{f"pass_at_{k}": value for k, value in report.pass_at_k.items()},
+        "reward_mean": report.reward_mean,
+        "response_length_mean": report.response_length_mean,
+        "truncated_share": report.truncated_share,
+        "num_failed_samples": report.num_failed_samples,
+    }
+
+
+def step_line(record: Mapping[str, JsonValue]) -> dict[str, float | str]:
+    """The part of a record that a line on the terminal shows."""
+    line: dict[str, float | str] = {}
+    if "data_set" in record:
+        line["on"] = str(record["data_set"])
+    line |= {shown: cast("float", record[name]) for name, shown in _SHOWN.items() if name in record}
+    if isinstance(seconds := record.get("seconds"), dict):
+        line["s"] = cast("float", seconds["step"])
+    return line

@@ -1,0 +1,42 @@
+"""The training part of a GRPO step: from graded groups to optimizer steps."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recipes.grpo.config import GRPOJob
+from rl_data import SampleGroup, TrainBatch, pack, with_logprobs
+from rl_train.algorithms import compute_advantages
+from rl_train.trainer import StepResult
+
+if TYPE_CHECKING:
+    from rl_train.ray import TrainerGroup
+
+
+def train_on(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJob) -> list[StepResult]:
+    """The rollout's optimizer steps; `job.num_steps_per_rollout` of them."""
+    batches = _make_batches(groups, trainer, job)
+    if job.algorithm.needs_reference:
+        batches = [with_logprobs(batch, ref=trainer.compute_reference_logprobs(batch)) for batch in batches]
+    if job.algorithm.needs_old_logprobs:
+        # The first step's own forward pass gives its old log-probabilities.
+        batches[1:] = [with_logprobs(batch, old=trainer.compute_logprobs(batch)) for batch in batches[1:]]
+    return [trainer.train_step(batch) for batch in batches]
+
+
+def _make_batches(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJob) -> list[TrainBatch]:
+    advantages = [one for group in compute_advantages(groups, job.algorithm) for one in group]
+    samples = [sample for group in groups for sample in group.samples]
+    shares = np.array_split(np.arange(len(samples)), job.num_steps_per_rollout)
+    return [
+        pack(
+            [samples[index] for index in share],
+            advantages=[advantages[index] for index in share],
+            num_ranks=trainer.num_data_parallel_ranks,
+            max_tokens=job.batch.max_tokens_per_gpu,
+            loss_reduction=job.algorithm.loss_reduction,
+            pad_to_multiple=trainer.pad_to_multiple,
+        )
+        for share in shares
+    ]

@@ -1,0 +1,1 @@
+"""SFT: train on conversations, on the tokens that the assistant wrote."""

@@ -1,0 +1,71 @@
+"""Everything that an SFT run is told, checked before any process starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from recipes.arguments.foreign import parse_foreign, read_model_config
+from recipes.arguments.parse import parse_arguments
+from recipes.arguments.resolved import resolved_yaml
+from recipes.config import ActorConfig, BatchConfig, RunConfig
+from recipes.run_folder import check_folder
+from rl_data import ConversationDataConfig, ConversationSource, load_tokenizer
+from rl_data.json import JsonValue
+from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
+from rl_weights.rules import rules_for
+
+PROGRAM = "python -m recipes.sft"
+OWN_CONFIGS = (RunConfig, ActorConfig, ConversationDataConfig, BatchConfig, MegatronTrainerConfig, TrainerGroupConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTJob:
+    """An SFT run that can start: settings, and data that was found to be whole."""
+
+    run: RunConfig
+    actors: ActorConfig
+    batch: BatchConfig
+    trainer: TrainerGroupConfig
+    megatron_trainer: MegatronTrainerConfig
+    megatron: MegatronArguments
+    model_config: Mapping[str, JsonValue]
+    source: ConversationSource
+    num_steps: int
+    config_text: str
+    """The resolved configuration, as it is saved."""
+
+
+def read_job(argv: Sequence[str]) -> SFTJob:
+    """The run that a command line describes.
+
+    Raises:
+        UsageError, DataError, CheckpointError, TrainConfigError: what the user can mend.
+    """
+    parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.")
+    run, actors, batch = parsed.get(RunConfig), parsed.get(ActorConfig), parsed.get(BatchConfig)
+    config_text = resolved_yaml(parsed)
+    check_folder(run.run_dir, config_text=config_text, is_resumed=run.resume)
+    model_config = read_model_config(run.hf_checkpoint)
+    rules_for(model_config)
+    data = parsed.get(ConversationDataConfig)
+    # Longer conversations are dropped: they would not fit into a micro-batch.
+    data = replace(data, max_length=min(batch.max_tokens_per_gpu, data.max_length or batch.max_tokens_per_gpu))
+    source = ConversationSource(data, load_tokenizer(run.hf_checkpoint))
+    source.validate()
+    num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
+    foreign = parse_foreign(
+        parsed, hf_checkpoint=run.hf_checkpoint, world_size=actors.world_size, train_iters=num_steps
+    )
+    batch.check_divides(num_data_parallel_ranks=actors.world_size // foreign.megatron.model_parallel_size)
+    return SFTJob(
+        run=run,
+        actors=actors,
+        batch=batch,
+        trainer=parsed.get(TrainerGroupConfig),
+        megatron_trainer=parsed.get(MegatronTrainerConfig),
+        megatron=foreign.megatron,
+        model_config=model_config,
+        source=source,
+        num_steps=num_steps,
+        config_text=config_text,
+    )

@@ -1,0 +1,99 @@
+"""The SFT loop: read conversations, pack them, take a step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from recipes.clock import PhaseClock
+from recipes.cluster import ray_cluster
+from recipes.console import StepConsole
+from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.run_folder import RunFolder
+from recipes.sft.config import PROGRAM, SFTJob, read_job
+from rl_data import pack
+from rl_train.algorithms import sft_loss
+from rl_train.megatron.rank import TrainerSpec
+
+if TYPE_CHECKING:
+    from rl_train.ray import TrainerGroup
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs SFT as the command line says; returns the exit code."""
+    return run_to_its_end(PROGRAM, lambda: run(read_job(argv)))
+
+
+def run(job: SFTJob) -> None:
+    """One run, from the start of its processes to its final model."""
+    console = StepConsole()
+    console.say(job.config_text)
+    folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
+    with telling_how_to_resume(PROGRAM, folder), _start_trainer(job, console) as trainer:
+        first = _resume(job, trainer, folder) if job.run.resume else 0
+        _train(job, trainer, folder, console, first)
+        trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
+        console.say(f"model: {folder.model}")
+
+
+def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, first: int) -> None:
+    for step in console.track(range(first + 1, job.num_steps + 1), what="sft", total=job.num_steps, completed=first):
+        clock = PhaseClock()
+        with clock.phase("data"):
+            batch = pack(
+                job.source.next_batch(job.batch.global_batch_size),
+                num_ranks=trainer.num_data_parallel_ranks,
+                max_tokens=job.batch.max_tokens_per_gpu,
+                pad_to_multiple=trainer.pad_to_multiple,
+            )
+        with clock.phase("train"):
+            result = trainer.train_step(batch)
+        seconds = clock.seconds()
+        folder.log_metrics(
+            {
+                "phase": "sft",
+                "step": step,
+                "loss": result.loss,
+                "grad_norm": result.grad_norm,
+                "learning_rate": result.learning_rate,
+                "num_tokens": batch.num_tokens,
+                "num_loss_tokens": batch.num_loss_tokens,
+                "num_dropped": job.source.num_dropped,
+                "num_skipped_steps": int(result.is_skipped),
+                "seconds": seconds,
+            }
+        )
+        console.step(f"sft {step}", {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"]})
+        if job.run.is_save_due(step, num_steps=job.num_steps):
+            trainer.save_checkpoint(folder.checkpoints, {"step": step, "source": job.source.state_dict()})
+
+
+@contextmanager
+def _start_trainer(job: SFTJob, console: StepConsole) -> "Iterator[TrainerGroup]":
+    spec = TrainerSpec(
+        arguments=job.megatron,
+        model_config=job.model_config,
+        weights=job.run.load or job.run.hf_checkpoint,
+        loss=sft_loss,
+        config=job.megatron_trainer,
+    )
+    with ray_cluster(num_actors=job.actors.world_size):
+        from rl_train.ray import TrainerGroup
+
+        trainer = TrainerGroup.start(spec, world_size=job.actors.world_size, config=job.trainer)
+        try:
+            with console.busy("starting the trainer"):
+                trainer.wait_ready()
+            yield trainer
+        finally:
+            trainer.close()
+
+
+def _resume(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder) -> int:
+    """Takes the last checkpoint's place in the data and forgets what was logged after it; returns its step."""
+    state = trainer.load_checkpoint(folder.checkpoints)
+    step, source = state["step"], state["source"]
+    assert isinstance(step, int)
+    assert isinstance(source, dict)
+    job.source.load_state_dict(source)
+    folder.keep_until(step)
+    return step
