@@ -7,7 +7,7 @@ from pathlib import Path
 from recipes.console import StepConsole
 from recipes.errors import UsageError
 from recipes.toy.arithmetic import make_conversations, make_problems
-from recipes.toy.model import make_tiny_model
+from recipes.toy.model import make_tiny_model, require_empty
 
 _NUM_CONVERSATIONS = 12_000
 _NUM_TRAIN_PROBLEMS = 1_000
@@ -21,9 +21,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the data")
     flags = parser.parse_args()
     try:
-        make_tiny_model(flags.out / "model", flags.seed)
+        require_empty(flags.out)
     except UsageError as error:
         parser.error(str(error))
+    make_tiny_model(flags.out / "model", flags.seed)
     make_conversations(flags.out / "conversations.jsonl", _NUM_CONVERSATIONS, flags.seed)
     make_problems(flags.out / "train.jsonl", _NUM_TRAIN_PROBLEMS, flags.seed, "train")
     make_problems(flags.out / "eval.jsonl", _NUM_EVAL_PROBLEMS, flags.seed, "eval")

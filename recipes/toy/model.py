@@ -14,8 +14,7 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     Raises:
         UsageError: if `folder` holds something already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"tiny model: expected {folder} to be a new or empty folder")
+    require_empty(folder)
     # Importing transformers' models loads torch, which takes seconds.
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -49,3 +48,13 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     model.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
     save_tokenizer(folder, seed)
     return folder
+
+
+def require_empty(folder: Path) -> None:
+    """Does nothing if there is no such folder, or nothing in it.
+
+    Raises:
+        UsageError: if it holds something or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: expected a new or empty folder, found {'files' if folder.is_dir() else 'a file'}")

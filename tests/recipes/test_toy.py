@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from recipes.errors import UsageError
 from recipes.toy import make_conversations, make_problems, make_tiny_model
 from recipes.toy.arithmetic import problem_pool
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SHARED_DATA = Path(os.environ.get("RL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = Path(os.environ.get("RL_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +110,7 @@ def test_chat_template_frames_turns_as_qwen3_does(tokenizer):
         tokenize=False,
         add_generation_prompt=True,
     )
-    assert text == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
@@ -157,3 +159,14 @@ def test_data_of_equal_seeds_are_equal(tmp_path):
 def test_asking_for_more_problems_than_there_are_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"at most \d+ eval problems, got 100000"):
         make_problems(tmp_path / "eval.jsonl", 100_000, seed=0, split="eval")
+
+
+def test_command_makes_model_and_data_and_refuses_a_folder_that_holds_something(tmp_path):
+    command = [sys.executable, "-m", "recipes.toy", "--out", tmp_path / "toy", "--seed", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "toy").iterdir()}
+    assert names == {"model", "conversations.jsonl", "train.jsonl", "eval.jsonl"}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "expected a new or empty folder, found files" in again.stderr
