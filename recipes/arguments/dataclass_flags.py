@@ -1,16 +1,28 @@
-"""Command-line flags generated from frozen dataclasses, and instances of them from parsed words."""
+"""Command-line flags generated from frozen dataclasses, and instances of them from given flags."""
 
-import argparse
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumType
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAliasType, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAliasType, Union, cast, get_args, get_origin, get_type_hints
 
+from recipes.arguments.sources import Given
+from recipes.arguments.usage import is_usage_error
 from recipes.errors import UsageError
 from rl_data.json import JsonValue
+
+
+class Reader(NamedTuple):
+    """How the words after a flag become its value."""
+
+    convert: Callable[[str], Any]
+    """Raises ValueError for a word that it cannot take."""
+    expected: str
+    """What it takes, for help and messages."""
+    choices: tuple[Any, ...] = ()
+    is_list: bool = False
 
 
 class OwnFlag(NamedTuple):
@@ -19,16 +31,41 @@ class OwnFlag(NamedTuple):
     name: str
     """With its dashes."""
     field: str
-    is_required: bool
+    help: str
     default: Any
-    """`dataclasses.MISSING` where it is required."""
-    options: Mapping[str, Any]
-    """Keyword arguments of `ArgumentParser.add_argument`."""
+    """`dataclasses.MISSING` where the flag is required."""
+    reader: Reader | None
+    """None for a switch, which stands alone and turns the default around."""
 
     @property
-    def is_switch(self) -> bool:
-        """Whether it stands alone, without a value."""
-        return "action" in self.options
+    def is_required(self) -> bool:
+        """Whether the field has no default."""
+        return self.default is dataclasses.MISSING
+
+    def value(self, words: Sequence[str]) -> Any:
+        """The field's value for the words after the flag.
+
+        Raises:
+            UsageError: saying what was expected.
+        """
+        if self.reader is None:
+            if words:
+                raise UsageError(f"{self.name}: it takes no value, got {' '.join(words)}")
+            return not self.default
+        if not words or (len(words) > 1 and not self.reader.is_list):
+            number = "at least one value" if self.reader.is_list else "one value"
+            raise UsageError(f"{self.name}: expected {number}, got {' '.join(words) or 'none'}")
+        values = tuple(self._convert(self.reader, word) for word in words)
+        return values if self.reader.is_list else values[0]
+
+    def _convert(self, reader: Reader, word: str) -> Any:
+        try:
+            value = reader.convert(word)
+        except ValueError:
+            value = None
+        if value is None or (reader.choices and value not in reader.choices):
+            raise UsageError(f"{self.name} {word}: expected {reader.expected}")
+        return value
 
 
 @lru_cache
@@ -45,40 +82,39 @@ def flags_of(config: type) -> tuple[OwnFlag, ...]:
 
 def _flag_of(config: type, field: "dataclasses.Field[Any]", hint: Any) -> OwnFlag:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    name = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
-    options = _options_of(_without_none(_unaliased(hint)), default)
+    inner = _without_none(_unaliased(hint))
     if default is True and "flag" not in field.metadata:
         raise TypeError(f"{config.__name__}.{field.name}: a field that is True by default needs metadata['flag']")
-    help_text = field.metadata["help"]
-    if default not in (dataclasses.MISSING, None, False, True, (), "") and default != {}:
-        help_text += f" (default: {default})"
-    options |= {"help": help_text.replace("%", "%%"), "dest": field.name, "default": argparse.SUPPRESS}
-    return OwnFlag(name, field.name, default is dataclasses.MISSING, default, options)
+    return OwnFlag(
+        name=field.metadata.get("flag", "--" + field.name.replace("_", "-")),
+        field=field.name,
+        help=field.metadata["help"],
+        default=default,
+        reader=None if inner is bool else _reader_of(inner),
+    )
 
 
-def _options_of(hint: Any, default: Any) -> dict[str, Any]:
-    if hint is bool:
-        return {"action": "store_false" if default is True else "store_true"}
+def _reader_of(hint: Any) -> Reader:
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return {"type": type(arguments[0]), "choices": arguments}
-    if isinstance(hint, EnumType):
-        return {"type": hint, "choices": tuple(hint), "metavar": "{" + ",".join(str(item) for item in hint) + "}"}
+    if origin is Literal or isinstance(hint, EnumType):
+        choices: tuple[Any, ...] = arguments or tuple(cast("Iterator[Any]", iter(hint)))
+        return Reader(
+            cast("Callable[[str], Any]", type(choices[0])),
+            f"one of {', '.join(str(choice) for choice in choices)}",
+            choices,
+        )
     if origin is tuple:
-        return {**_options_of(arguments[0], None), "nargs": "+"}
+        return _reader_of(_unaliased(arguments[0]))._replace(is_list=True)
     if origin in (dict, Mapping):
-        return {"type": _json_object, "metavar": "JSON"}
-    return {"type": cast("Callable[[str], object]", hint), "metavar": hint.__name__.upper()}
+        return Reader(_json_object, "a JSON object")
+    expected = {int: "a whole number", float: "a number"}.get(hint, "text")
+    return Reader(hint, expected)
 
 
 def _json_object(text: str) -> dict[str, JsonValue]:
-    """What the text says, for argparse."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}: {error}") from error
+    value = json.loads(text)
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+        raise ValueError(text)
     return cast("dict[str, JsonValue]", value)
 
 
@@ -93,43 +129,40 @@ def _without_none(hint: Any) -> Any:
     return _unaliased(inner)
 
 
-class OwnParser(argparse.ArgumentParser):
-    """A parser of the dataclasses' flags, one group each. Raises UsageError where argparse would print and exit."""
-
-    def __init__(self, configs: Sequence[type], **options: Any) -> None:
-        super().__init__(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS, **options)
-        added: set[str] = set()
-        for config in configs:
-            group = self.add_argument_group((config.__doc__ or config.__name__).partition("\n")[0])
-            for flag in flags_of(config):
-                if flag.name not in added:  # a setting that two configurations share has one flag
-                    group.add_argument(flag.name, **flag.options)
-                    added.add(flag.name)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UsageError, the flag first."""
-        raise UsageError(message.removeprefix("argument "))
-
-
-def instances(configs: Sequence[type], words: Sequence[str]) -> dict[type, Any]:
-    """One instance of each dataclass from the words of the command line.
+def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type, Any]:
+    """One instance of each dataclass. A flag whose field several of them have goes to each.
 
     Raises:
-        UsageError: for a bad value or a flag that is required and missing; what the dataclasses raise passes through.
+        UsageError: for bad values, required flags that are missing, and what the dataclasses refuse, all together.
     """
-    given = vars(OwnParser(configs).parse_args(list(words)))
-    missing = {
-        flag.name: flag.options["help"]
-        for config in configs
-        for flag in flags_of(config)
-        if flag.is_required and flag.field not in given
-    }
-    if missing:
-        raise UsageError("\n".join(f"{name} is missing: {help_text}" for name, help_text in missing.items()))
-    values = {
-        name: tuple(cast("list[object]", value)) if isinstance(value, list) else value for name, value in given.items()
-    }
-    return {
-        config: config(**{flag.field: values[flag.field] for flag in flags_of(config) if flag.field in values})
-        for config in configs
-    }
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for flag in (flag for config in configs for flag in flags_of(config) if flag.name in given):
+        try:
+            values[flag.field] = flag.value(given[flag.name].values)
+        except UsageError as error:
+            problems.append(str(error))
+    missing = (flag for config in configs for flag in flags_of(config) if flag.is_required and flag.name not in given)
+    problems += [f"{flag.name} is missing: {flag.help}" for flag in missing]
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    made: dict[type, Any] = {}
+    for config in configs:
+        try:
+            made[config] = config(
+                **{flag.field: values[flag.field] for flag in flags_of(config) if flag.field in values}
+            )
+        except ValueError as error:
+            if not is_usage_error(error):
+                raise
+            problems.append(_by_flag(config, str(error)))
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    return made
+
+
+def _by_flag(config: type, message: str) -> str:
+    """The message with its first word, where that is a field of the dataclass, as the flag that the user knows."""
+    field, colon, rest = message.partition(":")
+    names = {flag.field: flag.name for flag in flags_of(config)}
+    return names[field] + colon + rest if field in names else message

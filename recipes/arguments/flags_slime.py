@@ -1,10 +1,119 @@
-"""slime's own flags that are not flags here: what always is, and what is refused with the reason."""
+"""slime's own flags that are no flags here: what always is, and what is refused with what to do instead.
+
+A recipe's own flags come first, so a name in here that a recipe has is that recipe's.
+"""
 
 ALWAYS: dict[str, str] = {
-    "--use-dynamic-batch-size": "micro-batches are always packed up to --max-tokens-per-gpu",
     "--balance-data": "tokens are always balanced over the data-parallel ranks",
+    "--use-dynamic-batch-size": "micro-batches are always packed up to --max-tokens-per-gpu",
 }
 """Flag without a value -> what it asks for, which is always so."""
 
-REFUSED_OF_SLIME: dict[str, str] = {}
+_BY_REASON: tuple[tuple[str, str], ...] = (
+    (
+        "there are no hooks by dotted name: write a recipe over the packages",
+        """
+        buffer-filter-path custom-advantage-function-path custom-convert-samples-to-train-data-path
+        custom-eval-rollout-log-function-path custom-generate-function-path custom-loss-function-path
+        custom-megatron-before-log-prob-hook-path custom-megatron-before-train-step-hook-path
+        custom-megatron-init-path custom-model-provider-path custom-pg-loss-reducer-function-path
+        custom-reward-post-process-path custom-rm-path custom-rollout-log-function-path custom-tis-function-path
+        custom-update-weight-post-write-path data-source-path eval-function-path rollout-all-samples-process-path
+        rollout-data-postprocess-path rollout-function-path rollout-sample-filter-path rollout-sample-hook-path
+        """,
+    ),
+    ("use --dynamic-sampling-filter reward_spread", "dynamic-sampling-filter-path"),
+    ("use --config FILE", "custom-config-path eval-config megatron-config-path"),
+    ("the trainer is Megatron", "train-backend"),
+    (
+        "the recipe says it: recipes.sft trains on conversations, recipes.grpo on rewards",
+        "debug-rollout-only debug-train-only disable-compute-advantages-and-returns loss-type",
+    ),
+    (
+        "the mask follows from the model's chat template and covers what the assistant wrote",
+        "loss-mask-type multimodal-keys",
+    ),
+    (
+        "the run's folder holds metrics.jsonl, the samples of every step and report.html",
+        """
+        disable-wandb-random-suffix dump-details load-debug-rollout-data load-debug-rollout-data-subsample
+        load-forge-rollout-data log-correct-samples log-multi-turn log-passrate log-reward-category
+        memory-recorder memory-snapshot-dir memory-snapshot-num-steps profile-target save-debug-rollout-data
+        save-debug-train-data tb-experiment-name tb-project-name use-tensorboard use-wandb wandb-always-use-train-step
+        wandb-dir wandb-group wandb-host wandb-key wandb-mode wandb-run-id wandb-team
+        """,
+    ),
+    (
+        "ranks and engines have a GPU each: use --actor-num-gpus-per-node and --rollout-num-gpus",
+        """
+        colocate num-gpus-per-node offload offload-rollout offload-train release-train rollout-external-engine-addrs
+        rollout-num-gpus-per-engine
+        """,
+    ),
+    (
+        "weights go from the trainer's memory to the engines after every step",
+        """
+        check-weight-update-equal keep-old-actor update-weight-buffer-size update-weight-delta-checksum
+        update-weight-delta-encoding update-weight-disk-dir update-weight-disk-keep-files
+        update-weight-local-checkpoint-dir update-weight-mode update-weight-transport update-weights-interval
+        """,
+    ),
+    (
+        "every call has a deadline: use the --*-timeout-s flags",
+        """
+        rollout-health-check-first-wait rollout-health-check-interval rollout-health-check-timeout
+        use-fault-tolerance
+        """,
+    ),
+    (
+        "the position in the data is part of the checkpoint: use --resume",
+        "disable-rollout-global-dataset start-rollout-id",
+    ),
+    ("use --global-batch-size", "num-steps-per-rollout"),
+    ("use --rollout-max-prompt-len and --rollout-max-response-len", "rollout-max-context-len"),
+    ("use --eval-max-response-len", "eval-max-context-len eval-max-prompt-len eval-min-new-tokens"),
+    ("evaluation reads tools as --tool-key says", "eval-tool-key"),
+    ("micro-batches are packed to --max-tokens-per-gpu", "data-pad-size-multiplier log-probs-max-tokens-per-gpu"),
+    ("tokens are balanced, not operations", "balance-by-flops"),
+    ("a reward is one number: the grader is chosen by --rm-type", "eval-reward-key group-rm reward-key rm-url"),
+    (
+        "samples come from the recipe's own engines",
+        """
+        fetch-trajectory-retry-times http-proxy min-batch-collection-ratio rollout-buffer-url rollout-data-transport
+        rollout-task-type use-distributed-post
+        """,
+    ),
+    (
+        "a rollout finishes all its samples",
+        "mask-offpolicy-in-partial-rollout partial-rollout",
+    ),
+    ("the divergence is part of the loss: use --use-kl-loss and --kl-loss-coef", "kl-coef"),
+    ("a critic is not offered: see --advantage-estimator", "lambd num-critic-only-steps value-clip"),
+    ("the reference policy stays as it is loaded", "ref-ckpt-step ref-update-interval"),
+    ("the step's metrics always hold it", "get-mismatch-metrics use-rollout-entropy"),
+    ("the optimizer's state is kept", "reset-optimizer-states use-stateless-adam"),
+    ("all parameters are trained", "freeze-indexer freeze-params-name-list only-train-params-name-list"),
+    ("distillation is not offered", "opd-kl-coef opd-teacher-ckpt-step opd-teacher-load opd-type use-opd"),
+    ("mixture-of-experts models are not offered", "use-rollout-routing-replay use-routing-replay"),
+    (
+        "models with other than plain attention layers are not offered",
+        """
+        allgather-cp enable-mtp-training megatron-deepgemm-forward-layers megatron-deepgemm-forward-modules
+        megatron-deepgemm-moe-forward-layers megatron-deepgemm-moe-forward-modules qwen-gdn-backend
+        """,
+    ),
+    ("log-probabilities are always computed in chunks", "log-probs-chunk-size recompute-loss-function"),
+    ("set the environment of the recipe: its processes inherit it", "train-env-vars"),
+    ("the architecture is read from config.json", "model-name"),
+    ("the last checkpoint is also written as a Hugging Face model, in the run's folder", "save-hf"),
+    (
+        "it belongs to slime's own tests",
+        """
+        ci-disable-kl-checker ci-load-grad-norm ci-save-grad-norm ci-test
+        ci-train-rollout-logprob-abs-diff-threshold
+        """,
+    ),
+)
+
+REFUSED_OF_SLIME: dict[str, str] = {f"--{name}": reason for reason, names in _BY_REASON for name in names.split()}
 """Flag -> why it is refused and what to do instead."""

@@ -56,7 +56,7 @@ def parse_foreign(
     hf_checkpoint: Path,
     world_size: int,
     train_iters: int | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = 300.0,
 ) -> ForeignArguments:
     """Has Megatron and SGLang read their flags. SGLang is asked only if it has any.
 
@@ -99,7 +99,12 @@ def parse_foreign(
 
 def _ask(job: Mapping[str, JsonValue], timeout_s: float) -> dict[str, JsonValue]:
     """Runs this module as a program on one job and returns its answer."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONWARNINGS": "ignore",
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-m", "recipes.arguments.foreign"],

@@ -1,13 +1,15 @@
 """The texts of --help, --help-megatron and --help-sglang."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from recipes.arguments.dataclass_flags import OwnParser
+from recipes.arguments.dataclass_flags import OwnFlag, flags_of
 from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 
-_WIDTH = 116
+_WIDTH = 118
+_HELP_COLUMN = 34
 
 
 def help_text(topic: str, own_configs: Sequence[type], *, program: str, description: str, presets: Path) -> str:
@@ -17,19 +19,40 @@ def help_text(topic: str, own_configs: Sequence[type], *, program: str, descript
     if topic == "--help-sglang":
         return _sglang_help()
     names = ", ".join(sorted(path.stem for path in presets.glob("*.yaml")))
-    parser = OwnParser(
-        own_configs,
-        prog=program,
-        usage=f"{program} [--preset NAME] [--config FILE] [flags]",
-        description=description,
-        epilog="Beside these: Megatron's flags under their own names, SGLang's server flags with the prefix --sglang-.",
-    )
-    sources = parser.add_argument_group("Where flags come from; later ones win")
-    sources.add_argument("--preset", metavar="NAME", help=f"flags of a preset: {names}")
-    sources.add_argument("--config", metavar="FILE", help="flags of a YAML file, such as a run's config.yaml")
-    sources.add_argument("--help-megatron", help="Megatron's flags that are taken, and why others are not", nargs=0)
-    sources.add_argument("--help-sglang", help="SGLang's flags that are taken, and why others are not", nargs=0)
-    return parser.format_help()
+    lines = [f"usage: {program} [--preset NAME] [--config FILE] [flags]", "", description, ""]
+    lines += ["Where flags come from; later ones win", *_entry("--preset NAME", f"flags of a preset: {names}")]
+    lines += [*_entry("--config FILE", "flags of a YAML file, such as a run's config.yaml"), ""]
+    seen: set[str] = set()
+    for config in own_configs:
+        lines.append((config.__doc__ or config.__name__).partition("\n")[0].rstrip("."))
+        lines += [line for flag in flags_of(config) if flag.name not in seen for line in _own_entry(flag)]
+        seen |= {flag.name for flag in flags_of(config)}
+        lines.append("")
+    lines += ["Megatron's flags under their own names: see --help-megatron"]
+    lines += ["SGLang's server flags with the prefix --sglang-: see --help-sglang", ""]
+    return "\n".join(lines)
+
+
+def _own_entry(flag: OwnFlag) -> list[str]:
+    left, text = flag.name, flag.help
+    if flag.reader is not None:
+        left += " VALUE" + (" ..." if flag.reader.is_list else "")
+        if flag.reader.choices:
+            text += f"; {flag.reader.expected}"
+        if flag.is_required:
+            text += " (required)"
+        elif flag.default is not None and flag.default != () and flag.default != {}:
+            text += f" (default: {flag.default})"
+    return _entry(left, text)
+
+
+def _entry(left: str, text: str) -> list[str]:
+    """A flag and its help, in two columns."""
+    lines = textwrap.wrap(text, _WIDTH - _HELP_COLUMN, break_on_hyphens=False)
+    indented = [" " * _HELP_COLUMN + line for line in lines]
+    if len(left) + 4 > _HELP_COLUMN or not lines:
+        return [f"  {left}", *indented]
+    return [f"  {left}".ljust(_HELP_COLUMN) + lines[0], *indented[1:]]
 
 
 def _megatron_help() -> str:

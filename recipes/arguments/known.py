@@ -43,6 +43,8 @@ def kind_of(given: Given, own: Set[str]) -> Kind:
     if flag in own:
         return Kind.OWN
     if flag in ALWAYS:
+        if given.values:
+            raise UsageError(f"{flag}: it takes no value, got {' '.join(given.values)}")
         return Kind.NOBODY
     reason = _refusal(flag)
     if reason is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from recipes.arguments.dataclass_flags import OwnFlag, flags_of, instances
+from recipes.arguments.dataclass_flags import flags_of, instances
 from recipes.arguments.help import help_text
 from recipes.arguments.known import Kind, kind_of
 from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path
@@ -70,23 +70,18 @@ def parse_arguments(
         *(from_file(Path(_one_value(word))) for word in words if word.flag == "--config"),
         (word for word in words if word.flag not in ("--preset", "--config")),
     )
-    own_flags = {flag.name: flag for config in own_configs for flag in flags_of(config)}
-    by_kind: dict[Kind, list[Given]] = {kind: [] for kind in Kind}
+    own_names = {flag.name for config in own_configs for flag in flags_of(config)}
+    by_kind: dict[Kind, dict[str, Given]] = {kind: {} for kind in Kind}
     problems: list[str] = []
-    for one in given.values():
+    for flag, one in given.items():
         try:
-            by_kind[kind_of(one, own_flags.keys())].append(one)
+            by_kind[kind_of(one, own_names)][flag] = one
         except UsageError as error:
-            problems.append(located(str(error), given))
-    problems += [located(text, given) for one in by_kind[Kind.OWN] for text in _arity(one, own_flags[one.flag])]
+            problems.append(one.located(str(error)))
     if problems:
         raise UsageError("\n".join(problems))
-    try:
-        own = instances(own_configs, _joined(by_kind[Kind.OWN]))
-    except UsageError as error:
-        raise UsageError(located(str(error), given)) from error
     return ParsedArguments(
-        own=own,
+        own=_located_instances(own_configs, by_kind[Kind.OWN]),
         megatron_argv=tuple(_joined(by_kind[Kind.MEGATRON])),
         sglang_argv=tuple(_joined(by_kind[Kind.SGLANG])),
         given=given,
@@ -96,8 +91,7 @@ def parse_arguments(
 def located(message: str, given: Mapping[str, Given]) -> str:
     """The message with file and line in front, if it begins with a flag that was given in a file."""
     flag = message.split(" ", 1)[0].rstrip(":")
-    origin = given[flag].origin if flag in given else ""
-    return f"{origin}: {message}" if origin else message
+    return given[flag].located(message) if flag in given else message
 
 
 def _one_value(word: Given) -> str:
@@ -106,15 +100,12 @@ def _one_value(word: Given) -> str:
     return word.values[0]
 
 
-def _arity(given: Given, flag: OwnFlag) -> list[str]:
-    """What is wrong with the number of values; argparse says it less clearly."""
-    got = " ".join(given.values)
-    if flag.is_switch:
-        return [f"{given.flag}: it takes no value, got {got}"] if given.values else []
-    if "nargs" in flag.options:
-        return [] if given.values else [f"{given.flag}: expected at least one value"]
-    return [] if len(given.values) == 1 else [f"{given.flag}: expected one value, got {got or 'none'}"]
+def _located_instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type, Any]:
+    try:
+        return instances(configs, given)
+    except UsageError as error:
+        raise UsageError("\n".join(located(line, given) for line in str(error).split("\n"))) from error
 
 
-def _joined(given: Sequence[Given]) -> list[str]:
-    return [word for one in given for word in one.words]
+def _joined(given: Mapping[str, Given]) -> list[str]:
+    return [word for one in given.values() for word in one.words]

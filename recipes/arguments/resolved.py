@@ -38,7 +38,7 @@ def _own_values(config: type, instance: Any) -> dict[str, str]:
         value = getattr(instance, flag.field)
         if value is None or not is_saved[flag.field]:
             continue
-        if flag.is_switch and flag.default is True:
+        if flag.reader is None and flag.default is True:
             value = not value
         values[flag.name[2:]] = json.dumps(_plain(value))
     return values

@@ -30,6 +30,10 @@ class Given(NamedTuple):
     is_off: bool = False
     """A file's `false` or `null`: as if the flag were not given."""
 
+    def located(self, message: str) -> str:
+        """The message, with file and line in front if the flag was given in a file."""
+        return f"{self.origin}: {message}" if self.origin else message
+
     @property
     def words(self) -> list[str]:
         """As on the command line. A value that looks like a flag is joined to its flag."""
@@ -80,7 +84,7 @@ def _compose(path: Path) -> yaml.Node | None:
     """The file's only document as nodes, which know their lines."""
     try:
         loader = yaml.SafeLoader(path.read_text())
-        return cast("yaml.Node | None", loader.get_single_node())
+        return loader.get_single_node()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -116,7 +120,7 @@ def _from_node(path: Path, key: yaml.Node, value: yaml.Node) -> Given:
 def _object(path: Path, node: yaml.Node) -> object:
     """The value of a nested node."""
     try:
-        return cast("object", yaml.constructor.SafeConstructor().construct_document(node))
+        return cast("object", yaml.constructor.SafeConstructor().construct_document(node))  # pyright: ignore[reportUnknownMemberType]
     except yaml.MarkedYAMLError as error:
         raise UsageError(f"{path}:{node.start_mark.line + 1}: not valid YAML: {error.problem}") from error
 

@@ -56,7 +56,10 @@ def parse_sglang_args(argv: Sequence[str]) -> SGLangArguments:
     words = ["--" + word.removeprefix(PREFIX) if word.startswith("--") else word for word in argv]
     # Aliases that SGLang means to retire keep their meaning; its notices, which name them without prefix, are dropped.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        args = parser.parse_args([*_REQUIRED, *words])
+        args, extra = parser.parse_known_args([*_REQUIRED, *words])
+    if extra:
+        before = [word for word in argv[: words.index(extra[0])] if word.startswith("--")]
+        raise RolloutConfigError(f"{before[-1] if before else 'SGLang'}: unexpected value {extra[0]!r}")
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     fields = sorted({options["--" + flag.removeprefix(PREFIX)] for flag in given})
     return SGLangArguments(argv=tuple(argv), explicit={field: vars(args)[field] for field in fields})

@@ -52,13 +52,13 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "use --rollout-num-gpus-per-engine",
+        "an engine runs on one GPU; for more give more engines, with --rollout-num-gpus",
         """
         tensor-parallel-size tp-size
         """,
     ),
     (
-        "an engine is one tensor-parallel group; for more throughput give more engines with --rollout-num-gpus",
+        "an engine runs on one GPU; for more give more engines, with --rollout-num-gpus",
         """
         attention-context-parallel-size attn-cp-size cp-strategy data-parallel-size dcp-comm-backend
         dcp-replicate-q-proj dcp-size decode-context-parallel-size disable-attn-tp-gather dp-size
@@ -70,7 +70,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "engines are placed on devices and ports by the recipe: use --rollout-num-gpus, --rollout-num-gpus-per-engine",
+        "engines are placed by the recipe: use --rollout-num-gpus",
         """
         base-gpu-id dist-init-addr gpu-id-step nccl-init-addr nccl-port nnodes node-rank use-ray
         """,
@@ -88,7 +88,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "the recipe moves weights and memory: use --colocate",
+        "the recipe moves the weights from the trainer to the engines",
         """
         checkpoint-engine-wait-weights-before-ready custom-weight-loader delete-ckpt-after-loading
         enable-draft-weights-cpu-backup enable-memory-saver enable-weights-cpu-backup weight-cache-mode

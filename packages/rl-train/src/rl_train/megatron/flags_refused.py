@@ -8,12 +8,6 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "it is one of the recipes' own flags; this parser is told nothing of batches, which arrive packed",
-        """
-        global-batch-size micro-batch-size
-        """,
-    ),
-    (
         "the recipe decides what is saved and loaded: use its own --load, --save, --save-interval, --resume",
         """
         async-save ckpt-step exit-on-missing-checkpoint finetune load no-load-optim no-load-rng no-save-optim
@@ -51,8 +45,8 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     (
         "batches are packed to a token budget: use --max-tokens-per-gpu and --global-batch-size",
         """
-        decoder-seq-length decrease-batch-size-if-needed encoder-seq-length max-seqlen-per-dp-cp-rank
-        rampup-batch-size seq-length step-batch-size-schedule
+        decoder-seq-length decrease-batch-size-if-needed encoder-seq-length global-batch-size
+        max-seqlen-per-dp-cp-rank micro-batch-size rampup-batch-size seq-length step-batch-size-schedule
         """,
     ),
     (

@@ -1,0 +1,58 @@
+"""The flags of the two recipes: presets, overlaps with Megatron, and reasons that name flags which exist."""
+
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from recipes.arguments import parse_arguments, resolved_yaml
+from recipes.arguments.dataclass_flags import flags_of
+from recipes.arguments.flags_slime import REFUSED_OF_SLIME
+from recipes.arguments.known import OWNED_HERE
+from recipes.arguments.parse import PRESETS
+from recipes.arguments.sources import from_file
+from recipes.grpo.config import OWN_CONFIGS as GRPO
+from recipes.sft.config import OWN_CONFIGS as SFT
+from rl_rollout.sglang import flags as sglang_flags
+from rl_train.megatron import flags_honoured, flags_refused
+
+OWN = {flag.name for config in (*GRPO, *SFT) for flag in flags_of(config)}
+MEGATRON = flags_honoured.HONOURED | flags_refused.REFUSED.keys()
+
+
+def test_flags_that_megatron_has_too_are_owned_here_for_a_stated_reason():
+    assert OWNED_HERE.keys() == OWN & MEGATRON
+
+
+def test_settings_that_configurations_share_have_one_meaning():
+    for configs in (GRPO, SFT):
+        defaults: dict[str, set[str]] = {}
+        for flag in chain.from_iterable(flags_of(config) for config in configs):
+            defaults.setdefault(flag.name, set()).add(repr((flag.default, flag.reader)))
+        assert {name for name, kinds in defaults.items() if len(kinds) > 1} == set()
+
+
+def test_reasons_send_the_user_to_flags_that_exist():
+    sglang = {f"--sglang-{name[2:]}" for name in sglang_flags.HONOURED}
+    known = OWN | flags_honoured.HONOURED | sglang | {"--config", "--help-megatron", "--help-sglang", "--sglang-"}
+    reasons = {*REFUSED_OF_SLIME.values(), *flags_refused.REFUSED.values(), *sglang_flags.REFUSED.values()}
+    named = {flag for reason in reasons for flag in re.findall(r"--[a-z][\w-]*", reason)}
+    stems = {"--rollout-", "--eval-", "--sglang-cuda-graph-"}
+    assert named - known - stems == set()
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_read_by_a_recipe_and_its_resolved_configuration_gives_the_same_again(preset, tmp_path):
+    configs = SFT if "sft" in preset.stem else GRPO
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    words = ["--hf-checkpoint", str(model), "--prompt-data", "x.jsonl", "--run-dir", str(tmp_path / "run")]
+    parsed = parse_arguments(["--preset", preset.stem, *words], configs, program="recipe")
+    given = {given.flag for given in from_file(Path(preset))}
+    assert given <= parsed.given.keys()
+    saved = tmp_path / "config.yaml"
+    saved.write_text(resolved_yaml(parsed))
+    again = parse_arguments(["--config", str(saved)], configs, program="recipe")
+    assert (again.own, again.megatron_argv) == (parsed.own, parsed.megatron_argv)
