@@ -56,44 +56,55 @@ def _curve(
     bounds: tuple[float, float] | None = None,
     log: bool = False,
 ) -> Figure | None:
-    """One line over the steps; gaps where a value is not finite, and where it is not positive on a log axis.
+    """A line over the steps for each data set; gaps where a value is not finite, or not positive on a log axis.
 
     Args:
         bounds: the axis shows at least these.
     """
-    values = [finite(value_of(record)) for record in records]
-    if log:
-        values = [value if value is not None and value > 0 else None for value in values]
-    if all(value is None for value in values):
+    points: dict[str, list[tuple[int, float | None]]] = {}
+    for record in records:
+        value = finite(value_of(record))
+        is_drawn = value is not None and (value > 0 or not log)
+        points.setdefault(record.data_set, []).append((record.step, value if is_drawn else None))
+    present = [value for line in points.values() for _, value in line if value is not None]
+    if not present:
         return None
-    trace: Figure = {
-        "type": "scatter",
-        "mode": "lines+markers" if len(values) <= _MAX_MARKED_POINTS else "lines",
-        "x": [record.step for record in records],
-        "y": list[JsonValue](values),
-        "line": {"color": _BLUE, "width": 2},
-        "marker": {"size": 7},
-        "hovertemplate": "step %{x}: %{y:.4g}<extra></extra>",
-    }
     axis: Figure = {"rangemode": "tozero"}
     if log:
-        axis = {"type": "log", "exponentformat": "power", "dtick": 1, "range": _decades(values)}
+        axis = {"type": "log", "exponentformat": "power", "dtick": 1, "range": _decades(present)}
     elif bounds is not None:
-        axis["range"] = _around(bounds, values)
-    return {"name": name, "title": title, "traces": [trace], "layout": {"yaxis": axis}}
+        axis["range"] = _around(bounds, present)
+    traces: list[JsonValue] = [
+        _line(data_set, line, colour=_BLUE if index == 0 else _MORE_COLOURS[index % len(_MORE_COLOURS)])
+        for index, (data_set, line) in enumerate(points.items())
+    ]
+    layout: Figure = {"yaxis": axis, "showlegend": len(traces) > 1}
+    return {"name": name, "title": title, "traces": traces, "layout": layout}
 
 
-def _around(bounds: tuple[float, float], values: Sequence[float | None]) -> list[JsonValue]:
+def _line(data_set: str, points: Sequence[tuple[int, float | None]], *, colour: str) -> Figure:
+    return {
+        "type": "scatter",
+        "name": data_set,
+        "mode": "lines+markers" if len(points) <= _MAX_MARKED_POINTS else "lines",
+        "x": [step for step, _ in points],
+        "y": [value for _, value in points],
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 7},
+        "hovertemplate": "step %{x}: %{y:.4g}" + ("" if data_set else "<extra></extra>"),
+    }
+
+
+def _around(bounds: tuple[float, float], values: Sequence[float]) -> list[JsonValue]:
     """The bounds, wider where values leave them, with a margin."""
-    present = [value for value in values if value is not None]
-    low, high = min(bounds[0], *present), max(bounds[1], *present)
+    low, high = min(bounds[0], *values), max(bounds[1], *values)
     margin = 0.03 * (high - low)
     return [low - margin, high + margin]
 
 
-def _decades(values: Sequence[float | None]) -> list[JsonValue]:
+def _decades(values: Sequence[float]) -> list[JsonValue]:
     """Whole powers of ten around the values, at least two apart, so that the axis has numbers to read."""
-    exponents = [math.log10(value) for value in values if value is not None]
+    exponents = [math.log10(value) for value in values]
     low, high = math.floor(min(exponents)), math.ceil(max(exponents))
     return [min(low, high - 2), high + 0.05]
 

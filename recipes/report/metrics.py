@@ -18,6 +18,8 @@ class MetricsRecord(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     step: int
     """Optimizer steps of the phase taken so far; an evaluation stands after this many steps of GRPO."""
+    data_set: str = ""
+    """Which set an evaluation was on."""
     reward_mean: float | None = None
     accuracy: float | None = None
     loss: float | None = None

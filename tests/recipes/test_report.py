@@ -149,6 +149,25 @@ def test_curves_hold_the_metrics(page):
     assert figures["logprob-diff"]["layout"]["yaxis"]["type"] == "log"
 
 
+def test_each_evaluation_set_has_a_line_of_its_own(tmp_path):
+    records = [
+        {"phase": "eval", "step": step, "data_set": name, "accuracy": accuracy}
+        for step, name, accuracy in ((0, "aime", 0.1), (0, "math", 0.3), (5, "aime", 0.2), (5, "math", 0.6))
+    ]
+    write_metrics(tmp_path, records)
+    (figure,) = report_data(write_report(tmp_path))["figures"]
+    assert {trace["name"]: trace["y"] for trace in figure["traces"]} == {"aime": [0.1, 0.2], "math": [0.3, 0.6]}
+    assert figure["layout"]["showlegend"] is True
+
+
+def test_rewards_outside_of_zero_and_one_stay_on_the_axis(tmp_path):
+    write_metrics(tmp_path, [grpo_record(1, reward_mean=-0.5), grpo_record(2, reward_mean=0.5)])
+    figures = {figure["name"]: figure for figure in report_data(write_report(tmp_path))["figures"]}
+    low, high = figures["reward"]["layout"]["yaxis"]["range"]
+    assert low < -0.5
+    assert high > 1.0
+
+
 def test_parts_of_a_step_are_stacked_up_to_its_whole_time(page):
     (figure,) = [figure for figure in report_data(page)["figures"] if figure["name"] == "time-grpo"]
     heights = {trace["name"]: trace["y"][0] for trace in figure["traces"]}
@@ -221,8 +240,8 @@ def test_page_stays_small_however_large_the_samples_are(tmp_path):
         samples = [
             make_sample(
                 group_id=f"{step}-{index}",
-                prompt_length=9000,
-                response_length=3000,
+                prompt_length=1500,
+                response_length=400,
                 reward=0.0,
                 finish_reason=FinishReason.LENGTH,
                 metadata={"step": step},
