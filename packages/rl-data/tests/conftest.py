@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rl_data import Tokenizer
 from rl_data.testing import tiny_tokenizer
+
+# Cases are checked for what they give, not for how long one takes, which on a busy machine says nothing.
+settings.register_profile("rl-data", deadline=None)
+settings.load_profile("rl-data")
 
 
 @pytest.fixture(scope="session")

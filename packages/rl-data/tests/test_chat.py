@@ -120,11 +120,18 @@ def test_text_that_looks_like_the_template_does_not_move_the_mask():
     )
 
 
-def test_a_header_that_ends_in_a_line_end_keeps_its_tokens_where_the_answer_begins_with_one():
-    """Where a tokenizer joins line ends to one token, prompt and answer still meet between tokens, as in generation."""
-    assert marked(CHATML_TEMPLATE, message("user", "q"), message("assistant", "\n\nlate")).endswith(
-        "<|im_start|>assistant\n[[\n\nlate<|im_end|>]]\n"
-    )
+def test_no_token_reaches_from_the_prompt_into_the_answer():
+    """As in generation, where the prompt is tokenized up to the answer and its last line end stays alone."""
+    tokenizer = tiny_tokenizer(joined=["\n\n"])
+    turns = [message("user", "q"), message("assistant", "\nlate")]
+    prompt = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    rendered = ConversationRenderer(tokenizer).render(turns)
+    assert rendered.text.startswith(prompt + "\nlate")
+    prompt_tokens = tokenizer.encode(prompt, add_special_tokens=False)
+    assert rendered.tokens[~rendered.loss_mask].tolist()[: len(prompt_tokens)] == prompt_tokens
+    assert tokenizer.decode(rendered.tokens[rendered.loss_mask].tolist()) == "\nlate<|im_end|>"
+    # Tokenized as a whole, the two line ends would be one token, which is neither the prompt's nor the answer's.
+    assert len(tokenizer.encode(rendered.text, add_special_tokens=False)) == len(rendered.tokens) - 1
 
 
 def test_thinking_is_trained_where_the_template_keeps_it():

@@ -59,6 +59,13 @@ def test_conversations_that_are_too_long_are_dropped_and_counted(tokenizer: Toke
     assert source.num_dropped == 1
 
 
+def test_a_tool_call_without_content_is_read_as_one_of_empty_content(tokenizer: Tokenizer, write_jsonl: Write):
+    row = messages_row("q")
+    row["messages"].insert(1, {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]})
+    (sample,) = source_of(write_jsonl([row]), tokenizer).next_batch(1)
+    assert tokenizer.decode(sample.tokens[sample.loss_mask].tolist()) == "<|im_end|>4<|im_end|>"
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_data import DataError, Sample, TrainBatch, pack, with_logprobs
@@ -37,7 +37,6 @@ def flat(batch: TrainBatch, field: str) -> np.ndarray:
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60).filter(lambda lengths: max(lengths) > 1)
 
 
-@settings(deadline=None)
 @given(
     lengths=LENGTHS,
     num_ranks=st.integers(1, 5),
@@ -66,7 +65,6 @@ def test_every_token_stands_once_under_the_budget_and_the_weights_sum_to_one(
     assert batch.num_loss_tokens == sum(sample.num_loss_tokens for sample in samples)
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, num_ranks=st.integers(1, 4), max_tokens=st.integers(64, 300))
 @pytest.mark.parametrize("reduction", ["token", "sample"])
 def test_the_loss_does_not_depend_on_the_split(reduction: str, lengths: list[int], num_ranks: int, max_tokens: int):
@@ -135,9 +133,9 @@ def test_long_responses_are_balanced_over_ranks():
 def test_four_thousand_samples_pack_in_under_a_second():
     lengths = np.random.default_rng(1).integers(100, 2048, 4096).tolist()
     samples = samples_of(lengths)
-    start = time.perf_counter()
+    start = time.process_time()
     pack(samples, num_ranks=8, max_tokens=9216)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_equal_samples_give_an_equal_batch():

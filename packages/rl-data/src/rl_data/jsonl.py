@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _CHUNK_BYTES = 1 << 24
 class JsonlFile:
     """Rows of a .jsonl file, each read from the disk when it is asked for.
 
-    Opening reads the file once, for the offsets (8 bytes a row are held) and the fingerprint. Blank lines are no rows.
+    Opening reads the file once, for the offsets (16 bytes a row are held) and the fingerprint. Blank lines are no rows.
     Reading is safe from several threads.
 
     Raises:
@@ -28,9 +29,10 @@ class JsonlFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._file = self.path.open("rb")
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self._closer = weakref.finalize(self, os.close, self._descriptor)
         self._starts_N, self._stops_N, self.fingerprint = _scan(self.path)
         if len(self._starts_N) == 0:
             raise DataError(f"{self.path}: expected at least one row, found an empty file")
@@ -46,7 +48,7 @@ class JsonlFile:
             DataError: if it is not a JSON object.
         """
         start, stop = int(self._starts_N[index]), int(self._stops_N[index])
-        return self._decode(os.pread(self._file.fileno(), stop - start, start), index)
+        return self._decode(os.pread(self._descriptor, stop - start, start), index)
 
     def rows(self) -> Iterator[dict[str, JsonValue]]:
         """Every row in the order of the file, in large reads.
@@ -75,7 +77,7 @@ class JsonlFile:
 
     def close(self) -> None:
         """Closes the file; rows cannot be read afterwards."""
-        self._file.close()
+        self._closer()
 
     def _decode(self, line: bytes, index: int) -> dict[str, JsonValue]:
         try:

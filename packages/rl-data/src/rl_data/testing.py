@@ -127,11 +127,14 @@ def make_group(
     return SampleGroup(group_id=group_id, samples=samples)
 
 
-def tiny_tokenizer(folder: str | Path | None = None, *, chat_template: str = CHATML_TEMPLATE) -> Tokenizer:
-    """A byte-level tokenizer of 259 tokens, a byte each and the special tokens, with a chat template like Qwen's.
+def tiny_tokenizer(
+    folder: str | Path | None = None, *, chat_template: str = CHATML_TEMPLATE, joined: Sequence[str] = ()
+) -> Tokenizer:
+    """A byte-level tokenizer of 259 tokens, one a byte and the special tokens, with a chat template like Qwen's.
 
     Args:
         folder: where to save it as Hugging Face files, if anywhere.
+        joined: texts of several bytes that are one token each wherever they occur, such as two line ends.
     """
     import tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -140,8 +143,15 @@ def tiny_tokenizer(folder: str | Path | None = None, *, chat_template: str = CHA
     byte_level = raw_tokenizers.pre_tokenizers.ByteLevel
     alphabet: list[str] = sorted(byte_level.alphabet())
     vocabulary = {symbol: number for number, symbol in enumerate(alphabet)}
-    raw = raw_tokenizers.Tokenizer(raw_tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    raw.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=False)
+    pre_tokenizer = byte_level(add_prefix_space=False, use_regex=False)
+    merges: list[tuple[str, str]] = []
+    for text in joined:
+        ((symbols, _),) = pre_tokenizer.pre_tokenize_str(text)
+        merges += [(symbols[:length], symbols[length]) for length in range(1, len(symbols))]
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    raw = raw_tokenizers.Tokenizer(raw_tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+    raw.pre_tokenizer = pre_tokenizer
     raw.decoder = raw_tokenizers.decoders.ByteLevel()
     raw.add_special_tokens([raw_tokenizers.AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
     tokenizer = cast(Any, PreTrainedTokenizerFast)(
