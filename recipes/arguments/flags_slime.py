@@ -5,6 +5,7 @@ A recipe's own flags come first, so a name in here that a recipe has is that rec
 
 ALWAYS: dict[str, str] = {
     "--balance-data": "tokens are always balanced over the data-parallel ranks",
+    "--calculate-per-token-loss": "supervised training always averages over the trained tokens of a step",
     "--use-dynamic-batch-size": "micro-batches are always packed up to --max-tokens-per-gpu",
 }
 """Flag without a value -> what it asks for, which is always so."""
@@ -70,6 +71,8 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         "disable-rollout-global-dataset start-rollout-id",
     ),
     ("use --global-batch-size", "num-steps-per-rollout"),
+    ("recipes.sft reads --global-batch-size conversations for a step", "rollout-batch-size"),
+    ("supervised training has no reference policy", "ref-load"),
     ("use --rollout-max-prompt-len and --rollout-max-response-len", "rollout-max-context-len"),
     ("use --eval-max-response-len", "eval-max-context-len eval-max-prompt-len eval-min-new-tokens"),
     ("evaluation reads tools as --tool-key says", "eval-tool-key"),
