@@ -1,6 +1,6 @@
-"""One Megatron rank of a test, run under torchrun: saves a model's checkpoint, or loads one and writes its logits.
+"""One Megatron rank of a test, run under torchrun: loads and saves checkpoints, and writes what the models compute.
 
-Usage: torchrun --nproc_per_node=N megatron_rank.py JOB.json
+Usage: torchrun --nproc_per_node=N megatron_rank.py JOBS.json
 """
 
 import json
@@ -11,30 +11,38 @@ import torch
 import torch.distributed as dist
 
 
-def main(job):
+def main(jobs):
     import megatron_cpu
 
     megatron_cpu.prepare()
+    dist.init_process_group("gloo")
+    for job in jobs:
+        run(job)
+    dist.destroy_process_group()
+
+
+def run(job):
+    """Builds the model at the job's parallel sizes, then does what the job names: load, step, logits, save."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-    dist.init_process_group("gloo")
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=job["tp"], pipeline_model_parallel_size=job["pp"]
     )
-    model_parallel_cuda_manual_seed(job.get("seed", 1))
+    model_parallel_cuda_manual_seed(1)
     model = build(job)
-    if job["do"] == "load":
-        load(model, job)
-    optimizer = one_step(model) if job.get("optimizer") else None
+    if "load" in job:
+        load(model, job["load"])
+    optimizer = one_step(model) if "optimizer" in job else None
     with torch.no_grad():
         logits = forward(model, torch.tensor(job["tokens"]))
-    if logits is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
+    is_first = parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_data_parallel_rank() == 0
+    if logits is not None and is_first:
         torch.save(logits, job["logits"])
-    if job["do"] == "save":
+    if "save" in job:
         save(model, optimizer, job)
     dist.barrier()
-    dist.destroy_process_group()
+    parallel_state.destroy_model_parallel()
 
 
 def build(job):
@@ -113,27 +121,26 @@ def save(model, optimizer, job):
     sharding = {**metadata(), "distrib_optim_sharding_type": job.get("optimizer")}
     state = {
         "checkpoint_version": 3.0,
-        "iteration": job["iteration"],
+        "iteration": 7,
         "model": model.sharded_state_dict(metadata=sharding),
     }
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(dict(state), metadata=sharding)
-    folder = Path(job["checkpoint"])
+    folder = Path(job["save"])
     if dist.get_rank() == 0:
         folder.mkdir(parents=True)
     dist.barrier()
     dist_checkpointing.save(state, str(folder))
 
 
-def load(model, job):
+def load(model, checkpoint):
+    """Loads the weights, and wants the checkpoint to hold exactly what the model asks for."""
     from megatron.core import dist_checkpointing
 
     state = {"model": model.sharded_state_dict(metadata=metadata())}
-    state = dist_checkpointing.load(state, job["checkpoint"], strict=job["strict"])
-    if job["strict"] == "return_all":
-        state, missing, unexpected = state
-        if missing or unexpected:
-            raise AssertionError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    state, missing, unexpected = dist_checkpointing.load(state, checkpoint, strict="return_all")
+    if missing or unexpected:
+        raise AssertionError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
     model.load_state_dict(state["model"])
 
 

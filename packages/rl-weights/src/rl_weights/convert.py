@@ -1,7 +1,7 @@
 """Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, one tensor at a time."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rl_weights.checksum import checksum
 from rl_weights.dtypes import dtype_named, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import HFCheckpoint, read_config
+from rl_weights.hf_view import TorchDistAsHF
 from rl_weights.hf_writer import DEFAULT_SHARD_BYTES, carry_over, write_tensors
 from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
 from rl_weights.new_folder import new_folder
@@ -23,8 +24,8 @@ from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE, TensorToStore, w
 type Progress = Callable[[int, int], None]
 """Called after each tensor with the bytes written so far and in all."""
 
-# What Megatron's training checkpoints hold beside the model.
-_NOT_OF_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state")
+DEFAULT_VOCAB_MULTIPLE = 128
+"""Megatron's own default of make-vocab-size-divisible-by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ def convert_hf_to_torch_dist(
     hf_checkpoint: Path | str,
     save: Path | str,
     *,
-    make_vocab_size_divisible_by: int = 128,
+    make_vocab_size_divisible_by: int = DEFAULT_VOCAB_MULTIPLE,
     tensor_model_parallel_size: int = 1,
     pipeline_model_parallel_size: int = 1,
     progress: Progress | None = None,
@@ -57,7 +58,7 @@ def convert_hf_to_torch_dist(
         progress: told of each tensor.
 
     Raises:
-        CheckpointError: for a folder that is incomplete, damaged, or not covered by the rules; `save` is then not there.
+        CheckpointError: for a folder that is incomplete, damaged or not covered by the rules. `save` is as it was.
 
     Example:
         >>> convert_hf_to_torch_dist("Qwen3-4B", "Qwen3-4B_torch_dist").num_tensors
@@ -100,21 +101,19 @@ def convert_torch_dist_to_hf(
         progress: told of each tensor.
 
     Raises:
-        CheckpointError: for a checkpoint that is incomplete, damaged, or does not belong to that config.json; `save_hf`
-            is then not there.
+        CheckpointError: for a checkpoint that is incomplete, damaged, or does not belong to that config.json.
+            `save_hf` is as it was.
     """
     started = time.monotonic()
     if max_shard_bytes < 1:
         raise CheckpointError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
-    source = TorchDistCheckpoint(Path(load))
-    rules = rules_for(read_config(Path(hf_checkpoint)))
-    _check_stored(rules, source.specs, source.path)
-    specs = [spec for rule in rules for spec in _hf_specs(rule, source)]
+    source = TorchDistAsHF(TorchDistCheckpoint(Path(load)), read_config(Path(hf_checkpoint)))
+    specs = list(source.specs.values())
     counter = _Counter(sum(num_bytes(dtype, shape) for _, dtype, shape in specs), progress)
     entries: list[ManifestTensor] = []
     with new_folder(Path(save_hf)) as folder:
         carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
-        tensors = _noted(_hf_tensors(rules, source), entries, counter)
+        tensors = _noted(source.iter_tensors(), entries, counter)
         write_tensors(folder, specs, tensors, max_shard_bytes=max_shard_bytes)
         Manifest(SCHEMA_VERSION, tuple(entries)).write(folder)
     return ConvertReport(num_tensors=len(specs), num_bytes=counter.done, seconds=time.monotonic() - started)
@@ -182,26 +181,6 @@ def _to_store(
         return tensor
 
     return TensorToStore(place=place_of(name), dtype=_dtype_of(rule, source), shape=rule.megatron_shape, make=make)
-
-
-def _check_stored(rules: Sequence[TensorRule], names: Collection[str], where: Path) -> None:
-    needed = {stored_name(rule.megatron_name) for rule in rules}
-    of_model = {name for name in names if not name.startswith(_NOT_OF_THE_MODEL)}
-    if missing := sorted(needed - of_model):
-        raise CheckpointError(f"{where}: missing {', '.join(missing[:5])}: {len(missing)} of {len(needed)} tensors")
-    if unknown := sorted(of_model - needed):
-        raise CheckpointError(f"{where}: no rule covers {', '.join(unknown[:5])}: {len(unknown)} tensors")
-
-
-def _hf_specs(rule: TensorRule, source: TorchDistCheckpoint) -> list[TensorSpec]:
-    _, dtype, shape = source.specs[stored_name(rule.megatron_name)]
-    parts = rule.to_hf(torch.empty(shape, device="meta"))
-    return [(name, dtype, tuple(part.shape)) for name, part in zip(rule.hf_names, parts, strict=True)]
-
-
-def _hf_tensors(rules: Sequence[TensorRule], source: TorchDistCheckpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    for rule in rules:
-        yield from zip(rule.hf_names, rule.to_hf(source.read(stored_name(rule.megatron_name))), strict=True)
 
 
 def _noted(

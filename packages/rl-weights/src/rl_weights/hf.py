@@ -47,6 +47,10 @@ class HFCheckpoint:
         except SafetensorError as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
 
+    def file_of(self, name: str) -> str:
+        """The file in which that tensor lies."""
+        return str(self.files[name])
+
     def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
@@ -57,7 +61,8 @@ class HFCheckpoint:
             part = self._open_files[file].get_slice(name)
         except SafetensorError as error:
             raise CheckpointError(f"{file}: the index says that it holds {name}, but it does not") from error
-        dtype = SAFETENSORS_NAMES.get(part.get_dtype(), part.get_dtype())
+        code = str(part.get_dtype())
+        dtype = SAFETENSORS_NAMES.get(code, code)
         dtype_named(dtype, f"{file}: {name}")
         return name, dtype, tuple(part.get_shape())
 

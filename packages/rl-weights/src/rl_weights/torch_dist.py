@@ -75,6 +75,14 @@ class TorchDistCheckpoint:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
 
+    def file_of(self, name: str) -> str:
+        """The files in which the tensor of that stored name lies."""
+        key, layer = self._places[name]
+        chunks = [chunk for chunk in self._entry(key).chunks if layer is None or _has_row(chunk, layer)]
+        stored = [self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets)) for chunk in chunks]
+        files = dict.fromkeys(entry.relative_path for entry in stored if entry is not None)
+        return ", ".join(str(self.path / file) for file in files)
+
     def num_parts(self, name: str) -> int:
         """Pieces in which the tensor of that stored name is saved: its tensor-parallel size, mostly."""
         key, layer = self._places[name]
@@ -168,33 +176,31 @@ def _read_metadata(folder: Path) -> Metadata:
     return content
 
 
+_METADATA_CLASSES = {
+    (module.__name__, name): getattr(module, name)
+    for module, names in {
+        metadata: (
+            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        ),
+        filesystem: ("_StorageInfo",),
+    }.items()
+    for name in names
+}  # fmt: skip
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Builds nothing but what describes tensors, so that a file from a stranger cannot run code."""
 
-    _CLASSES = {
-        (module.__name__, name): getattr(module, name)
-        for module, names in (
-            (
-                metadata,
-                (
-                    "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-                    "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-                ),
-            ),
-            (filesystem, ("_StorageInfo",)),
-        )
-        for name in names
-    }  # fmt: skip
-
     def find_class(self, module: str, name: str) -> Any:
         """The class of that name, if it is one of those that describe tensors."""
-        if (module, name) in self._CLASSES:
-            return self._CLASSES[module, name]
-        found = getattr(torch, name, None) if module == "torch" else None
+        if (module, name) in _METADATA_CLASSES:
+            return _METADATA_CLASSES[module, name]
+        found = vars(torch).get(name) if module == "torch" else None
         if found is torch.Size or isinstance(found, torch.dtype | torch.layout):
             return found
         if (module, name) == ("torch.serialization", "_get_layout"):
             return torch.serialization._get_layout
-        if (module, name) == ("pathlib", "PosixPath"):
+        if module.startswith("pathlib") and name == "PosixPath":
             return Path
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")

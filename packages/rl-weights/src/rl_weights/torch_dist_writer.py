@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
@@ -49,11 +50,11 @@ def write_torch_dist(
         CheckpointError: if rows of one key differ in dtype.
     """
     _check_rows(tensors)
-    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    writer = FileSystemWriter(folder, sync_files=False)
     with warnings.catch_warnings():
         # torch warns that it saves from a single process, which is what no_dist asks for.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.save({}, storage_writer=writer, planner=_Planner(tensors, num_layers, common), no_dist=True)
+        save({}, storage_writer=writer, planner=_Planner(tensors, num_layers, common), no_dist=True)
     (folder / "metadata.json").write_text(json.dumps(_BACKEND))
 
 

@@ -1,0 +1,28 @@
+"""Checkpoints of either format, opened by what their folder holds."""
+
+from pathlib import Path
+
+from rl_weights.errors import CheckpointError
+from rl_weights.hf import HFCheckpoint
+from rl_weights.torch_dist import TorchDistCheckpoint, is_torch_dist
+
+type Checkpoint = HFCheckpoint | TorchDistCheckpoint
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """The checkpoint in that folder.
+
+    Raises:
+        CheckpointError: if there is no such folder, it is neither format, or its files are damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    if is_torch_dist(folder):
+        return TorchDistCheckpoint(folder)
+    if (folder / "config.json").is_file():
+        return HFCheckpoint(folder)
+    raise CheckpointError(
+        f"{folder}: neither a model folder in Hugging Face format (config.json) nor a torch_dist checkpoint "
+        f"(latest_checkpointed_iteration.txt or .metadata)"
+    )

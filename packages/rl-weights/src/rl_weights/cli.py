@@ -1,0 +1,199 @@
+"""The command `rl-weights`: convert, inspect, compare and verify checkpoints."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from rich.filesize import decimal
+
+from rl_weights.convert import (
+    DEFAULT_VOCAB_MULTIPLE,
+    ConvertReport,
+    Progress,
+    convert_hf_to_torch_dist,
+    convert_torch_dist_to_hf,
+)
+from rl_weights.diff import diff_checkpoints
+from rl_weights.errors import CheckpointError, RLWeightsError
+from rl_weights.hf_writer import DEFAULT_SHARD_BYTES
+from rl_weights.inspect import Inspection, inspect_checkpoint
+from rl_weights.progress_bar import bytes_bar, count_bar
+from rl_weights.verify import verify_checkpoint
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_TO_MEGATRON_ONLY = ("make_vocab_size_divisible_by", "tensor_model_parallel_size", "pipeline_model_parallel_size")
+_TO_HF_ONLY = ("load", "max_shard_size")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns the exit code.
+
+    0: done; for `diff`, equal; for `verify`, whole. 1: different, or not whole. 2: after one message about what the
+    user can mend.
+    """
+    arguments = _parser().parse_args(argv)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "convert": _convert,
+        "inspect": _inspect,
+        "diff": _diff,
+        "verify": _verify,
+    }
+    try:
+        return commands[arguments.command](arguments)
+    except RLWeightsError as error:
+        print(f"rl-weights: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing is flushed to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rl-weights", description="Checkpoints of language models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_convert(commands.add_parser("convert", help="Hugging Face to torch_dist (--save), or back (--save-hf)"))
+
+    inspect = commands.add_parser("inspect", help="list tensors, shapes, dtypes and sizes")
+    inspect.add_argument("path", help="a checkpoint of either format")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+    diff = commands.add_parser("diff", help="compare two checkpoints; exit code 1 if they differ")
+    diff.add_argument("first", help="a checkpoint of either format")
+    diff.add_argument("second", help="another, of either format")
+
+    verify = commands.add_parser("verify", help="read everything and compare checksums; exit code 1 if it is not whole")
+    verify.add_argument("path", help="a checkpoint of either format")
+    verify.add_argument("--require-finite", action="store_true", help="refuse NaN and infinity")
+    return parser
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument(
+        "--hf-checkpoint", required=True, metavar="DIR", help="model folder; with --save-hf its weights are not read"
+    )
+    direction = convert.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--save", metavar="DIR", help="write a torch_dist checkpoint there")
+    direction.add_argument("--save-hf", metavar="DIR", help="write a model folder there, from --load")
+    to_megatron = convert.add_argument_group("with --save")
+    to_megatron.add_argument(
+        "--make-vocab-size-divisible-by",
+        type=int,
+        metavar="N",
+        help="pad the vocabulary to a multiple of N x tensor-parallel size (default: 128, as Megatron's)",
+    )
+    to_megatron.add_argument(
+        "--tensor-model-parallel-size", type=int, metavar="N", help="a size that the model must be loadable at"
+    )
+    to_megatron.add_argument(
+        "--pipeline-model-parallel-size", type=int, metavar="N", help="a size that the model must be loadable at"
+    )
+    to_hf = convert.add_argument_group("with --save-hf")
+    to_hf.add_argument("--load", metavar="DIR", help="torch_dist checkpoint, or the folder of several: the latest")
+    to_hf.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file, such as 500MB (default: 5GB)")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":  # under torchrun; what rank 0 writes is loadable at any parallel layout
+        print(f"rl-weights: rank {rank}: nothing to do, rank 0 converts", file=sys.stderr)
+        return 0
+    is_to_hf = arguments.save_hf is not None
+    for name in _TO_MEGATRON_ONLY if is_to_hf else _TO_HF_ONLY:
+        if vars(arguments)[name] is not None:
+            flag, direction = name.replace("_", "-"), "--save-hf" if is_to_hf else "--save"
+            raise CheckpointError(f"--{flag}: has no meaning with {direction}")
+    with bytes_bar("converting") as progress:
+        report = _convert_to_hf(arguments, progress) if is_to_hf else _convert_to_megatron(arguments, progress)
+    speed = decimal(int(report.num_bytes / max(report.seconds, 1e-9)))
+    print(
+        f"{arguments.save_hf or arguments.save}: {report.num_tensors} tensors, {decimal(report.num_bytes)} in "
+        f"{report.seconds:.1f} s ({speed}/s)"
+    )
+    return 0
+
+
+def _convert_to_megatron(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
+    def given(value: int | None, default: int) -> int:
+        return default if value is None else value
+
+    return convert_hf_to_torch_dist(
+        arguments.hf_checkpoint,
+        arguments.save,
+        make_vocab_size_divisible_by=given(arguments.make_vocab_size_divisible_by, DEFAULT_VOCAB_MULTIPLE),
+        tensor_model_parallel_size=given(arguments.tensor_model_parallel_size, 1),
+        pipeline_model_parallel_size=given(arguments.pipeline_model_parallel_size, 1),
+        progress=progress,
+    )
+
+
+def _convert_to_hf(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
+    if arguments.load is None:
+        raise CheckpointError("--load: expected with --save-hf, to name the torch_dist checkpoint")
+    size = arguments.max_shard_size
+    return convert_torch_dist_to_hf(
+        arguments.load,
+        arguments.hf_checkpoint,
+        arguments.save_hf,
+        max_shard_bytes=DEFAULT_SHARD_BYTES if size is None else _num_bytes(size),
+        progress=progress,
+    )
+
+
+def _num_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.strip().upper())
+    if match is None:
+        raise CheckpointError(f"--max-shard-size: expected a number with a unit such as 500MB or 5GB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    inspection = inspect_checkpoint(arguments.path)
+    if arguments.json:
+        print(json.dumps(asdict(inspection), indent=1))
+    else:
+        _print_inspection(inspection)
+    return 0
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    rows = [("name", "dtype", "shape", "bytes", "parts")]
+    rows += [
+        (tensor.name, tensor.dtype, str(list(tensor.shape)), decimal(tensor.num_bytes), str(tensor.num_parts))
+        for tensor in inspection.tensors
+    ]
+    name, dtype, shape, size, parts = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for row in rows:
+        print(f"{row[0]:{name}}  {row[1]:{dtype}}  {row[2]:{shape}}  {row[3]:>{size}}  {row[4]:>{parts}}")
+    kind = inspection.architecture or ("release" if inspection.iteration is None else f"step {inspection.iteration}")
+    print(
+        f"{inspection.path}: {inspection.format}, {kind}, {inspection.num_parameters:,} parameters in "
+        f"{decimal(inspection.num_model_bytes)}, other state {decimal(inspection.num_other_bytes)}, "
+        f"{'with' if inspection.has_manifest else 'without'} checksums"
+    )
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    with count_bar("comparing") as progress:
+        difference = diff_checkpoints(arguments.first, arguments.second, progress=progress)
+    for tensor in difference.tensors:
+        numbers = "" if tensor.max_abs is None else f", max {tensor.max_abs:.3e}, mean {tensor.mean_abs:.3e}"
+        print(f"{tensor.name}: {tensor.what}{numbers}")
+    print(f"{difference.num_equal} tensors equal, {len(difference.tensors)} not")
+    return 0 if difference.is_equal else 1
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    with count_bar("verifying") as progress:
+        report = verify_checkpoint(arguments.path, require_finite=arguments.require_finite, progress=progress)
+    for problem in report.problems:
+        print(problem)
+    how = "checksums compared" if report.has_manifest else "no checksums to compare with, only read"
+    print(
+        f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: "
+        f"{'whole' if report.is_whole else f'{len(report.problems)} problems'}"
+    )
+    return 0 if report.is_whole else 1

@@ -1,0 +1,38 @@
+"""Progress bars of the command line, on standard error where that is a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+@contextmanager
+def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with their speed; gives a function that takes the bytes done and all bytes."""
+    with _bar(what, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as advance:
+        yield advance
+
+
+@contextmanager
+def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of things; gives a function that takes how many are done and how many there are."""
+    with _bar(what, MofNCompleteColumn(), TimeRemainingColumn()) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(what: str, *columns: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    with Progress(TextColumn(what), BarColumn(), *columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,222 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from rl_weights import Publisher, SyncError, checksum
+from rl_weights.buckets import plan_buckets
+from rl_weights.errors import CheckpointError
+from rl_weights.testing import InMemorySink, InMemorySource, check_tensor_source, check_weight_sink, small_tensors
+
+
+def same(sink, tensors):
+    return list(sink.tensors) == list(tensors) and all(
+        torch.equal(sink.tensors[name], tensors[name]) for name in tensors
+    )
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 16, 100, 10_000])
+def test_every_sink_gets_every_tensor_at_any_bucket_size(bucket_bytes):
+    tensors = small_tensors()
+    sinks = [InMemorySink(f"engine {i}") for i in range(3)]
+    report = Publisher(InMemorySource(tensors), sinks, bucket_bytes=bucket_bytes).publish(5)
+    assert all(same(sink, tensors) and sink.weight_version() == 5 for sink in sinks)
+    assert report.num_tensors == 5
+    assert report.num_bytes == sum(tensor.nbytes for tensor in tensors.values()) == 195
+    assert report.num_buckets == {1: 5, 16: 3, 100: 2, 10_000: 1}[bucket_bytes]
+    assert 0 < report.total_s < 10
+
+
+def test_a_later_publish_gives_the_later_weights_and_reuses_the_buffers():
+    source = InMemorySource(small_tensors())
+    seen = []
+
+    class Watching(InMemorySink):
+        def load_bucket(self, specs, buffer, checksum):
+            seen.append(buffer.data_ptr())
+            super().load_bucket(specs, buffer, checksum)
+
+    sink = Watching()
+    publisher = Publisher(source, [sink], bucket_bytes=60)
+    publisher.publish(1)
+    for tensor in source.tensors.values():
+        tensor.copy_(tensor + 1) if tensor.is_floating_point() else tensor.logical_not_()
+    publisher.publish(2)
+    assert same(sink, source.tensors)
+    assert sink.weight_version() == 2
+    assert len(set(seen)) == 2
+    assert len(seen) > 4
+
+
+def test_buckets_keep_the_order_and_a_large_tensor_has_its_own():
+    specs = [("a", "float32", (2,)), ("b", "bfloat16", (4,)), ("c", "float32", (100,)), ("d", "uint8", (3,))]
+    buckets = plan_buckets(specs, 16)
+    assert [[name for name, _, _ in bucket.specs] for bucket in buckets] == [["a", "b"], ["c"], ["d"]]
+    assert [bucket.num_bytes for bucket in buckets] == [16, 400, 3]
+    with pytest.raises(CheckpointError, match=r"odd: expected one of .*got dtype 'complex64'"):
+        plan_buckets([("odd", "complex64", (1,))], 16)
+
+
+@pytest.mark.parametrize("call", ["begin_update", "load_bucket", "commit_update"])
+def test_a_sink_that_fails_is_named_and_the_others_are_brought_to_the_version(call):
+    tensors = small_tensors()
+    good, bad, other = InMemorySink("good"), InMemorySink("bad", fail_at=call), InMemorySink("other")
+    publisher = Publisher(InMemorySource(tensors), [good, bad, other], bucket_bytes=16)
+    with pytest.raises(SyncError, match=rf"version 3: 1 of 3 sinks failed: bad: {call}.*RuntimeError") as caught:
+        publisher.publish(3)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    for sink in (good, other):
+        assert sink.weight_version() == 3
+        assert same(sink, tensors)
+    assert bad.weight_version() != 3
+    bad.fail_at = None
+    publisher.publish(4)
+    assert all(sink.weight_version() == 4 and same(sink, tensors) for sink in (good, bad, other))
+
+
+@pytest.mark.parametrize("call", ["begin_update", "load_bucket", "commit_update"])
+def test_a_sink_that_hangs_holds_the_others_up_no_longer_than_its_deadline(call):
+    tensors = small_tensors()
+    good, stuck = InMemorySink("good"), InMemorySink("stuck", hang_at=call)
+    publisher = Publisher(InMemorySource(tensors), [stuck, good], bucket_bytes=16, deadline_s=0.3)
+    started = time.monotonic()
+    with pytest.raises(SyncError, match=rf"stuck: {call}.*no answer within 0.3 s"):
+        publisher.publish(1)
+    assert time.monotonic() - started < 3  # 0.3 s, and room for a busy machine
+    assert good.weight_version() == 1
+    assert same(good, tensors)
+    stuck.hang_at = None
+    stuck.release.set()
+
+
+def test_sinks_load_at_the_same_time_and_beside_the_gathering():
+    both_are_loading = threading.Barrier(2, timeout=20)
+
+    class Meeting(InMemorySink):
+        def load_bucket(self, specs, buffer, checksum):
+            both_are_loading.wait()
+            super().load_bucket(specs, buffer, checksum)
+
+    first_load_ended = threading.Event()
+
+    class Source(InMemorySource):
+        def iter_tensors(self):
+            yield from list(super().iter_tensors())[:2]
+            # Asked for the second bucket's tensors although nobody has waited for the first one's loading.
+            assert not first_load_ended.is_set()
+            yield from list(super().iter_tensors())[2:]
+            first_load_ended.set()
+
+    class Waiting(Meeting):
+        def load_bucket(self, specs, buffer, checksum):
+            super().load_bucket(specs, buffer, checksum)
+            assert first_load_ended.wait(20)
+
+    tensors = {name: torch.ones(4) for name in "abcd"}
+    Publisher(Source(tensors), [Meeting("one"), Waiting("two")], bucket_bytes=32).publish(1)
+
+
+def test_ranks_that_do_not_write_only_take_part_in_the_iteration():
+    steps = []
+
+    class Counting(InMemorySource):
+        def iter_tensors(self):
+            for item in super().iter_tensors():
+                steps.append(item[0])
+                yield item
+
+    sink = InMemorySink()
+    report = Publisher(Counting(small_tensors(), is_writer=False), [sink]).publish(1)
+    assert steps == list(small_tensors())
+    assert sink.weight_version() is None
+    assert report.num_tensors == 5
+
+
+def test_a_source_that_does_not_keep_to_its_specs_is_named():
+    class Renaming(InMemorySource):
+        def iter_tensors(self):
+            return ((name.upper(), tensor) for name, tensor in self.tensors.items())
+
+    class Short(InMemorySource):
+        def iter_tensors(self):
+            return iter(list(self.tensors.items())[:-1])
+
+    class Long(InMemorySource):
+        def iter_tensors(self):
+            return iter([*self.tensors.items(), ("more", torch.ones(1))])
+
+    for source_type, message in (
+        (Renaming, "specs say .'embed'.*it gave .'EMBED'"),
+        (Short, "the source ended before transposed"),
+        (Long, "gave more after all of its 5 specs"),
+    ):
+        sink = InMemorySink()
+        with pytest.raises(SyncError, match=message):
+            Publisher(source_type(small_tensors()), [sink], bucket_bytes=16).publish(1)
+        assert sink.weight_version() is None
+
+
+def test_settings_without_sense_are_refused():
+    for settings in ({"bucket_bytes": 0}, {"deadline_s": 0.0}):
+        with pytest.raises(ValueError, match="expected positive numbers"):
+            Publisher(InMemorySource(small_tensors()), [], **settings)
+
+
+def test_sinks_without_a_name_are_numbered():
+    class Nameless:
+        def begin_update(self, version):
+            raise RuntimeError("no")
+
+        def load_bucket(self, specs, buffer, checksum): ...
+        def commit_update(self, version, num_tensors): ...
+        def weight_version(self): ...
+
+    with pytest.raises(SyncError, match=r"sink 1 \(Nameless\): begin_update\(2\): RuntimeError: no"):
+        Publisher(InMemorySource(small_tensors()), [InMemorySink(), Nameless()]).publish(2)
+
+
+def test_the_checksum_is_that_of_the_bytes_for_every_kind_of_buffer():
+    tensor = torch.tensor([1.5, -2.0])
+    content = tensor.numpy().tobytes()
+    # XXH3-64 of no bytes, from the specification of xxHash.
+    assert checksum(b"") == checksum(torch.empty(0)) == "2d06800538d394c2"
+    assert checksum(tensor) == checksum(content) == checksum(bytearray(content)) == checksum(memoryview(content))
+    assert checksum(tensor.to(torch.bfloat16)) == checksum(b"\xc0\x3f\x00\xc0")
+    assert checksum(torch.arange(6).reshape(2, 3).T) == checksum(torch.arange(6).reshape(2, 3).T.contiguous())
+    assert checksum(content) != checksum(content[:-1] + b"\x00")
+
+
+def test_the_fakes_keep_the_promises_that_they_are_used_to_check():
+    check_weight_sink(InMemorySink)
+    check_tensor_source(InMemorySource(small_tensors()))
+    check_tensor_source(InMemorySource(small_tensors(), is_writer=False))
+
+
+def test_the_checks_find_broken_sinks_and_sources():
+    class Trusting(InMemorySink):
+        def load_bucket(self, specs, buffer, expected):
+            super().load_bucket(specs, buffer, checksum(buffer))
+
+    class Serving(InMemorySink):
+        def weight_version(self):
+            return 7
+
+    class Generous(InMemorySink):
+        def commit_update(self, version, num_tensors):
+            super().commit_update(version, len(self._incoming))
+
+    for sink_type, message in (
+        (Trusting, "wrong checksum raised nothing"),
+        (Serving, "serves while an update"),
+        (Generous, "half of the tensors raised nothing"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            check_weight_sink(sink_type)
+
+    class Shuffled(InMemorySource):
+        def iter_tensors(self):
+            return iter(list(self.tensors.items())[::-1])
+
+    with pytest.raises(AssertionError, match="iter_tensors gave"):
+        check_tensor_source(Shuffled(small_tensors()))

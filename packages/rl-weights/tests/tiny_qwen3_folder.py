@@ -1,0 +1,56 @@
+"""A tiny Qwen3 in a folder, made of a seed, without transformers."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from rl_weights.rules import rules_for
+
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "bos_token_id": 1,
+    "dtype": "float32",
+    "eos_token_id": 2,
+    "head_dim": 16,  # not hidden_size / num_attention_heads
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "tie_word_embeddings": False,
+    "vocab_size": 67,
+}
+
+
+def tensors_of(config, dtype=torch.float32, seed=0):
+    """Every tensor of the model: norms around 1, the rest around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for rule in rules_for(config):
+        for name, shape in zip(rule.hf_names, rule.hf_shapes, strict=True):
+            if len(shape) == 1:
+                tensors[name] = (0.5 + torch.rand(shape, generator=generator)).to(dtype)
+            else:
+                tensors[name] = (0.3 * torch.randn(shape, generator=generator)).to(dtype)
+    return tensors
+
+
+def write_model(folder, *, dtype=torch.float32, seed=0, extra=None, **changes):
+    """Writes the folder and returns the tensors in it."""
+    config = {**CONFIG, "dtype": str(dtype).removeprefix("torch."), **changes}
+    tensors = tensors_of(config, dtype, seed)
+    folder = Path(folder)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    save_file({**tensors, **(extra or {})}, folder / "model.safetensors", metadata={"format": "pt"})
+    return tensors
