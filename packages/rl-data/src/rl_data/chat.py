@@ -132,14 +132,14 @@ class ConversationRenderer:
             # text after it where it stays when this and all earlier ones do.
             later = self._render_marked(messages, tools, turn, turns[order:])
             earlier = later if len(turns) == 1 else self._render_marked(messages, tools, turn, turns[: order + 1])
-            start, stop = self._start(text, turn, *later), self._stop(text, turn, *earlier)
+            start, stop = self._start(text, turn, later[0]), self._stop(text, turn, earlier[1])
             if not (spans[-1][1] if spans else 0) <= start < stop:
                 raise _unsafe(f"message {turn} cannot be told from the turn before it")
             spans.append((start, stop))
         return spans
 
-    def _start(self, text: str, turn: int, before: str, after: str) -> int:
-        """Where the answer begins in `text`, given what stands before and after its marker."""
+    def _start(self, text: str, turn: int, before: str) -> int:
+        """Where the answer begins in `text`, given what stands before its marker."""
         header_at = before.rfind(self._header)
         start = header_at + len(self._header)
         # Between header and content a template may write an empty thinking block, but never the end of a turn.
@@ -151,8 +151,8 @@ class ConversationRenderer:
             return header_at + len(self._generation_prompt)
         return start
 
-    def _stop(self, text: str, turn: int, before: str, after: str) -> int:
-        """Where the answer ends in `text`, given what stands before and after its marker."""
+    def _stop(self, text: str, turn: int, after: str) -> int:
+        """Where the answer ends in `text`, given what stands after its marker."""
         if not after.startswith(self._end_of_turn):
             raise _unsafe(f"message {turn} is followed by {after[:40]!r}, expected {self._end_of_turn!r}")
         if not text.endswith(after):
