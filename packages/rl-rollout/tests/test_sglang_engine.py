@@ -205,6 +205,8 @@ def test_its_scheduler_killed_in_mid_generation_costs_an_error_and_no_prompt(tin
         assert seconds < 5
         with pytest.raises(EngineError, match="engine 1: its process ended"):
             engine.begin_update(1)
+        with pytest.raises(EngineError, match="engine 1: its process ended"):
+            engine.weight_version()
     finally:
         asyncio.run(check_closing(engine, prompt))
     assert not any(psutil.pid_exists(pid) for pid in process_ids)

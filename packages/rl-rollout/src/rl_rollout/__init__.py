@@ -17,7 +17,8 @@ from rl_rollout.pool import EnginePool
 from rl_rollout.rollout import Rollout, RolloutResult
 from rl_rollout.rollout_config import RolloutConfig
 from rl_rollout.score import grade_many
-from rl_rollout.sglang.engine import EngineConfig, SGLangEngine
+from rl_rollout.sglang.config import EngineConfig
+from rl_rollout.sglang.engine import SGLangEngine
 
 __all__ = [
     "Engine",

@@ -20,7 +20,8 @@ from rl_data import PolicyVersion
 from rl_data.json import JsonValue
 from rl_rollout.engine import GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
-from rl_rollout.sglang.engine import EngineConfig, ServerArguments, SGLangEngine, chosen_arguments, require_model
+from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_arguments, require_model
+from rl_rollout.sglang.engine import SGLangEngine
 from rl_rollout.weights import TensorSpec, flat_bytes
 
 if TYPE_CHECKING:

@@ -2,13 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from rl_rollout.errors import (
     EngineError,
     EngineNotServingError,
     RequestError,
-    RolloutConfigError,
 )
+from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_arguments, host_environment, require_model
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
@@ -47,35 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler"})
 _ABORT_WAIT_S = 10.0
-
-
-class ServerArguments(Protocol):
-    """What gives SGLang's server arguments, for example `rl_rollout.sglang.arguments.SGLangArguments`."""
-
-    def server_kwargs(self) -> Mapping[str, JsonValue]:
-        """The fields of SGLang's ServerArgs that were set."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Deadlines and resources of one engine."""
-
-    engine_start_timeout_s: float = field(
-        default=600.0, metadata={"help": "seconds that an engine may take to load its model and become ready"}
-    )
-    engine_update_timeout_s: float = field(
-        default=300.0, metadata={"help": "seconds that an engine may take for one step of a weight update"}
-    )
-    engine_num_threads: int = field(default=1, metadata={"help": "CPU threads of each of an engine's processes"})
-
-    def __post_init__(self) -> None:
-        for name in ("engine_start_timeout_s", "engine_update_timeout_s", "engine_num_threads"):
-            value: float = getattr(self, name)
-            if value <= 0:
-                raise RolloutConfigError(f"{name}: expected a number above 0, got {value}")
 
 
 class SGLangEngine:
@@ -118,6 +91,7 @@ class SGLangEngine:
         # Random weights are no version of any policy.
         self._version: PolicyVersion | None = None if chosen.get("load_format") == "dummy" else 0
         self._incoming: IncomingWeights | None = None
+        self._serving = threading.Lock()
         self._started = time.monotonic()
         self._host = HostProcess(
             name,
@@ -127,7 +101,7 @@ class SGLangEngine:
                 "model_path": str(model_path),
                 "skip_tokenizer_init": not needs_tokenizer,
             },
-            _environment(chosen, self._config.engine_num_threads),
+            host_environment(chosen, self._config.engine_num_threads),
         )
 
     @property
@@ -155,21 +129,23 @@ class SGLangEngine:
             RequestError: if SGLang refuses a request; the others of the call are aborted.
         """
         deadline = time.monotonic() + timeout_s
-        ready = await self._until(deadline, asyncio.wrap_future(self._host.ready), "starting")
-        version = self._version
-        if version is None:
-            raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
-        if not requests:
-            return []
+        ready = await self._until(deadline, asyncio.wrap_future(self._host.ready), "starting", timeout_s)
         wire = [self._to_wire(request, ready) for request in requests]
-        call_id, future = self._host.call(Generate(wire))
+        with self._serving:  # between a look at the version and the call no update may begin
+            version = self._version
+            if version is None:
+                raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+            if not requests:
+                return []
+            call_id, future = self._host.call(Generate(wire))
         try:
             answer = await self._until(
                 deadline, asyncio.wrap_future(future), f"generating {len(requests)} responses", timeout_s
             )
         except (EngineDeadlineError, asyncio.CancelledError):
             self._host.forget(call_id)
-            self._host.call(Abort(call_id))
+            with contextlib.suppress(EngineError):  # dead: nothing is in flight any more
+                self._host.call(Abort(call_id))
             raise
         return [
             _from_wire(request, generation, version)
@@ -193,7 +169,8 @@ class SGLangEngine:
     def begin_update(self, version: int) -> None:
         """Refuses new requests and waits for those in flight."""
         self._ready()
-        self._version = None
+        with self._serving:
+            self._version = None
         self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
         self._call(Drain(), self._config.engine_update_timeout_s, f"finishing requests before version {version}")
 
@@ -233,7 +210,12 @@ class SGLangEngine:
         self._version = version
 
     def weight_version(self) -> PolicyVersion | None:
-        """The version served now; None while no whole version is held or the engine has not started."""
+        """The version served now; None while no whole version is held or the engine has not started.
+
+        Raises:
+            EngineError: if the engine is dead.
+        """
+        self._host.require_life()
         return self._version if self._host.ready.done() else None
 
     def close(self) -> None:
@@ -298,45 +280,6 @@ class SGLangEngine:
             sampling=_wire_sampling(sampling, request.seed),
             skip_special_tokens=sampling.skip_special_tokens,
         )
-
-
-def require_model(model_path: Path, name: str) -> None:
-    """Does nothing if the folder can hold a model; a path that is no folder may be the name of one on a hub.
-
-    Raises:
-        RolloutConfigError: naming the engine, if the folder has no config.json.
-    """
-    if model_path.is_dir() and not (model_path / "config.json").is_file():
-        raise RolloutConfigError(f"{name}: expected a model folder, {model_path} has no config.json")
-
-
-def chosen_arguments(server_args: Mapping[str, JsonValue] | ServerArguments | None) -> dict[str, JsonValue]:
-    """The server arguments as a dict of their own.
-
-    Raises:
-        RolloutConfigError: if one of them is the engine's to set.
-    """
-    if server_args is None:
-        return {}
-    chosen = dict(server_args if isinstance(server_args, Mapping) else server_args.server_kwargs())
-    taken = sorted(_OURS & chosen.keys())
-    if taken:
-        raise RolloutConfigError(f"SGLang's {', '.join(taken)} is set by the engine itself, not by server arguments")
-    return chosen
-
-
-def _environment(chosen: Mapping[str, JsonValue], num_threads: int) -> dict[str, str]:
-    environment = {
-        "OMP_NUM_THREADS": str(num_threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",  # SGLang's imports warn at length, and the log's end goes into error messages
-    }
-    if "nnodes" not in chosen:
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: nothing listens on another interface
-    if chosen.get("device") == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # our CPU platform is inactive where CUDA is
-    return environment
 
 
 def _wire_sampling(sampling: SamplingParams, seed: int) -> WireSampling:

@@ -82,6 +82,16 @@ class HostProcess:
             self.bury()  # the receiving thread may not have noticed yet
         return call_id, future
 
+    def require_life(self) -> None:
+        """Does nothing while the process lives.
+
+        Raises:
+            EngineError: if it is dead or was closed.
+        """
+        with self._lock:
+            if self._death is not None:
+                raise EngineError(self._death)
+
     def forget(self, call_id: int) -> None:
         """Stops waiting for a call; its answer, if one comes, is dropped."""
         with self._lock:
