@@ -3,6 +3,9 @@
 Needs `pip install rl-train[megatron,ray]`.
 """
 
+# pyright: standard
+# Ray's functions are typed in part only.
+
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,16 +18,18 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
 from rl_data import TrainBatch
 from rl_data.json import JsonValue
-
 from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError, TrainerError
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import LOOPBACK, Address, TrainerRank, TrainerSpec
 from rl_train.trainer import StepResult
+from rl_weights.errors import RLWeightsError
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
     from rl_weights import PublishReport, WeightSink
 
 # After one rank fails, the others fail too, because it left them alone: this long we wait to see who was first.
@@ -40,18 +45,19 @@ class _Failure(NamedTuple):
 
 
 class _RankActor(TrainerRank):
-    """A TrainerRank that answers `doing` while it works."""
+    """A TrainerRank that says what it is doing while it works."""
 
     @ray.method(concurrency_group="status")
-    def doing(self) -> str:
-        return super().doing()
+    def status(self) -> str:
+        return self.doing()
 
 
 class TrainerGroup:
     """All ranks of a Megatron trainer, as one object of this process. Satisfies `rl_train.Trainer`.
 
     Every call has a deadline. When a rank fails, the call and every later one raises TrainerError with that rank's
-    number and its own traceback; the other ranks, which wait for it, end with `close`.
+    number and its own traceback; the other ranks, which wait for it, end with `close`. Errors in what was asked for
+    (TrainConfigError) and engines that do not take their weights (SyncError) leave the trainer whole.
 
     Example:
         >>> trainer = TrainerGroup.start(spec, world_size=2)
@@ -63,6 +69,7 @@ class TrainerGroup:
         self._actors = tuple(actors)
         self._config = config
         self._failure: RLTrainError | None = None
+        self._sinks: tuple[tuple[WeightSink, ...], int] | None = None
         self._is_ready = False
         values = spec.arguments.values
         tensor, pipeline = values["tensor_model_parallel_size"], values["pipeline_model_parallel_size"]
@@ -108,9 +115,10 @@ class TrainerGroup:
             )
         if bundle_indices is not None and len(bundle_indices) != world_size:
             raise TrainConfigError(f"trainer: expected {world_size} bundle indices, got {len(bundle_indices)}")
-        make = ray.remote(concurrency_groups={"status": 1})(_RankActor)
+        make: Any = ray.remote(concurrency_groups={"status": 1})  # pyright: ignore[reportCallIssue]
+        actor_class = make(_RankActor)
         actors = [
-            make.options(
+            actor_class.options(
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 max_restarts=0,
@@ -147,8 +155,7 @@ class TrainerGroup:
 
     def train_step(self, batch: TrainBatch) -> StepResult:
         """See `Trainer.train_step`."""
-        # Once into the object store, not once for each rank.
-        reference = ray.put(batch)
+        reference = self._put(batch)
         return self._call("train_step", (reference,), self._config.trainer_step_timeout_s, "training")[0]
 
     def compute_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:
@@ -156,7 +163,7 @@ class TrainerGroup:
         return self._logprobs(batch, is_reference=False)
 
     def compute_reference_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:
-        """See `Trainer.compute_reference_logprobs`."""
+        """See `MegatronTrainer.compute_reference_logprobs`; needs `TrainerSpec.reference`."""
         return self._logprobs(batch, is_reference=True)
 
     def publish(
@@ -166,11 +173,19 @@ class TrainerGroup:
 
         Args:
             version: that the sinks serve them as.
-            sinks: handles that can be pickled, such as `rl_rollout.ray.RayEngine`; rank 0 calls them.
+            sinks: handles that can be pickled, such as `rl_rollout.ray.RayEngine`; rank 0 calls them. Plans and buffers
+                are kept as long as the sinks are the same objects.
             bucket_bytes: size of the pieces in which weights travel.
+
+        Raises:
+            SyncError: naming the sinks that failed. The trainer goes on.
         """
-        arguments = (version, sinks, bucket_bytes)
-        return self._call("publish", arguments, self._config.trainer_step_timeout_s, f"publishing version {version}")[0]
+        limit_s = self._config.trainer_step_timeout_s
+        chosen = (tuple(sinks), bucket_bytes)
+        if chosen != self._sinks:
+            self._call("set_sinks", chosen, limit_s, "planning weight sync")
+            self._sinks = chosen
+        return self._call("publish", (version,), limit_s, f"publishing version {version}")[0]
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `Trainer.save_checkpoint`."""
@@ -194,18 +209,29 @@ class TrainerGroup:
         deadline = time.monotonic() + _CLOSE_S
         for actor in self._actors:
             try:
-                ray.get(actor.doing.remote(), timeout=max(0.0, deadline - time.monotonic()))
+                ray.get(actor.status.remote(), timeout=max(0.0, deadline - time.monotonic()))
             except RayError:
                 continue
         self._failure = self._failure or TrainerError("the trainer was closed")
 
+    def _put(self, batch: TrainBatch) -> "ray.ObjectRef[TrainBatch]":
+        """The batch in the object store, once for all ranks of a machine."""
+        if len(batch.microbatches) != self._num_data_parallel_ranks:
+            raise TrainConfigError(
+                f"train batch: expected micro-batches for {self._num_data_parallel_ranks} data-parallel ranks, "
+                f"got {len(batch.microbatches)}"
+            )
+        return ray.put(batch)
+
     def _logprobs(self, batch: TrainBatch, *, is_reference: bool) -> list[list[NDArray[np.float32]]]:
-        reference = ray.put(batch)
+        reference = self._put(batch)
         doing = "computing log-probabilities"
         limit_s = self._config.trainer_step_timeout_s
         return self._call("compute_logprobs", (reference,), limit_s, doing, is_reference=is_reference)[0]
 
-    def _call(self, method: str, arguments: tuple[Any, ...], timeout_s: float, doing: str, **options: bool) -> list[Any]:
+    def _call(
+        self, method: str, arguments: tuple[Any, ...], timeout_s: float, doing: str, **options: bool
+    ) -> list[Any]:
         """[world_size] what `method` returns on each rank."""
         if not self._is_ready:
             self.wait_ready()
@@ -232,15 +258,17 @@ class TrainerGroup:
                 failures.append(_Failure(rank_of[done[0]], error))
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
         if failures:
-            self._failure = _first_cause(failures, doing)
-            raise self._failure from failures[0].error
+            cause = _first_cause(failures, doing)
+            if isinstance(cause, TrainerError):
+                self._failure = cause
+            raise cause from failures[0].error
         if waiting:
             self._failure = self._deadline_error([rank_of[one] for one in waiting], timeout_s, doing)
             raise self._failure
         return [values[rank] for rank in range(len(references))]
 
     def _deadline_error(self, ranks: Sequence[int], timeout_s: float, doing: str) -> TrainerDeadlineError:
-        asked = {rank: self._actors[rank].doing.remote() for rank in ranks}
+        asked = {rank: self._actors[rank].status.remote() for rank in ranks}
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=_STATUS_S)
         lines: list[str] = []
         for rank, reference in asked.items():
@@ -257,8 +285,10 @@ def _longest(config: TrainerGroupConfig) -> float:
     return max(config.trainer_start_timeout_s, config.trainer_step_timeout_s, config.trainer_checkpoint_timeout_s)
 
 
-def _first_cause(failures: Sequence[_Failure], doing: str) -> RLTrainError:
+def _first_cause(failures: Sequence[_Failure], doing: str) -> RLTrainError | RLWeightsError:
     """The failure that brought the others about, as our own error.
+
+    Errors in what was asked for, and those of rl-weights, leave the trainer whole: only TrainerError does not.
 
     A rank that died, or failed by itself, leaves the others with a broken connection.
     """
@@ -274,6 +304,6 @@ def _first_cause(failures: Sequence[_Failure], doing: str) -> RLTrainError:
     also = f"\n(then also: rank {', rank '.join(map(str, others))})" if others else ""
     if isinstance(error, RayActorError):
         return TrainerError(f"trainer rank {rank} of its group died while {doing}: {error}{also}")
-    if isinstance(error, RayTaskError) and isinstance(error.cause, RLTrainError):
+    if isinstance(error, RayTaskError) and isinstance(error.cause, RLTrainError | RLWeightsError):
         return error.cause
     return TrainerError(f"trainer rank {rank} failed while {doing}:\n{error}{also}")

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rl_data import TrainBatch
 from rl_data.json import JsonValue
 

@@ -38,13 +38,14 @@ class PackedSelfAttention(SelfAttention):
         """
         given = [name for name, value in unused.items() if value is not None]
         assert not given, f"packed attention does not take {given}"
-        query, key, value = self.get_query_key_value_tensors(hidden_states, None)
-        query, key, value = query.squeeze(1), key.squeeze(1), value.squeeze(1)
+        projected: Any = self.get_query_key_value_tensors(hidden_states, None)
+        query, key, value = (one.squeeze(1) for one in projected)
         cos, sin = packed_seq_params.rotary(rotary_pos_emb, query.dtype)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return self.core_attention(query, key, value, packed_seq_params)
+            core_attention: Any = self.core_attention
+            return core_attention(query, key, value, packed_seq_params)
 
         if self.checkpoint_core_attention and self.training:
             context = tensor_parallel.checkpoint(attend, False, query, key, value)

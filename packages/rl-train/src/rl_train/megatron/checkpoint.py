@@ -16,17 +16,20 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from rl_data.json import JsonValue
 
+from rl_data.json import JsonValue
 from rl_train.errors import TrainConfigError
 from rl_train.megatron import checkpoint_folder
 from rl_train.megatron.checkpoint_folder import TrainerState
 from rl_train.megatron.model import module_of
+from rl_train.megatron.optimizer import load_optimizer_state
 
-# "fully_reshardable": a run may be resumed with other tensor-, pipeline- and data-parallel sizes.
+# "dp_reshardable": every rank writes its own part of the optimizer's state, and a run may be resumed on another number
+# of data-parallel ranks. Megatron's "fully_reshardable", which would allow other tensor- and pipeline-parallel sizes
+# too, mixes up the state of a pipeline stage with a tied output layer: it looks up parameters at padded offsets in a
+# buffer that it has put together without the padding (megatron-core 0.19.2, sharded_param_state_fully_reshardable).
 _METADATA: Mapping[str, Any] = {
-    "distrib_optim_sharding_type": "fully_reshardable",
-    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "distrib_optim_sharding_type": "dp_reshardable",
     "chained_optim_avoid_prefix": True,
     "singleton_local_shards": False,
 }
@@ -63,22 +66,31 @@ class Checkpointer:
     def load(self, folder: Path) -> tuple[int, Mapping[str, JsonValue]]:
         """Restores the latest checkpoint in `folder`; returns its step and the caller's state.
 
-        Random states are restored where the parallel sizes are those of the save.
+        Random states are restored where the number of data-parallel ranks is that of the save.
 
         Raises:
-            TrainConfigError: if there is no checkpoint to resume.
+            TrainConfigError: if there is no checkpoint to resume, or one of other tensor- or pipeline-parallel sizes.
         """
         checkpoint = checkpoint_folder.latest_checkpoint(folder)
         if checkpoint is None:
             raise TrainConfigError(f"{folder}: no {checkpoint_folder.TRACKER}, so no complete checkpoint")
         saved = checkpoint_folder.read_state(checkpoint)
+        sizes = _parallel_sizes()
+        for name in ("tensor", "pipeline"):
+            if saved.parallel_sizes[name] != sizes[name]:
+                raise TrainConfigError(
+                    f"{checkpoint}: written with --{name}-model-parallel-size {saved.parallel_sizes[name]} and can be "
+                    f"resumed with no other, got {sizes[name]}; its weights alone can be loaded in any layout"
+                )
+        is_same_layout = saved.parallel_sizes == sizes
         state = self._state(is_loading=True)
-        is_same_layout = saved.parallel_sizes == _parallel_sizes()
         if not is_same_layout:
             del state["rng_state"]
-        loaded = dist_checkpointing.load(state, str(checkpoint))
+        loaded: Any = dist_checkpointing.load(state, str(checkpoint))
         module_of(self._model).load_state_dict(loaded["model"])
-        self._optimizer.load_state_dict(loaded["optimizer"])
+        load_optimizer_state(self._optimizer, loaded["optimizer"])
+        # Megatron adds the checkpoint's steps to those that the schedule has taken.
+        self._scheduler.num_steps = 0
         self._scheduler.load_state_dict(loaded["opt_param_scheduler"])
         if is_same_layout:
             _restore_random_states(loaded["rng_state"])
@@ -111,9 +123,14 @@ def _random_states() -> ShardedObject:
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(),
-        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+        "tracker": _tracker().get_states(),
     }
     return ShardedObject("rng_state", states, (dist.get_world_size(),), (dist.get_rank(),))
+
+
+def _tracker() -> Any:
+    """Megatron's own random states, one for each parallel group that needs one."""
+    return tensor_parallel.get_cuda_rng_tracker()
 
 
 def _restore_random_states(states: Mapping[str, Any]) -> None:
@@ -121,7 +138,7 @@ def _restore_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
     torch.cuda.set_rng_state(states["device"])
-    tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])
+    _tracker().set_states(states["tracker"])
 
 
 def _write_in_this_process() -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_data.json import JsonValue
-
 from rl_train.errors import TrainConfigError
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -57,7 +56,10 @@ def begin(folder: Path, step: int) -> Path:
 
 def commit(partial: Path, state: TrainerState) -> Path:
     """Makes a written checkpoint the latest one, in steps each of which leaves a valid latest checkpoint."""
-    _write(partial / _STATE, json.dumps({"step": state.step, "parallel_sizes": state.parallel_sizes, "caller": state.caller}))
+    _write(
+        partial / _STATE,
+        json.dumps({"step": state.step, "parallel_sizes": state.parallel_sizes, "caller": state.caller}),
+    )
     final = partial.with_suffix("")
     if final.exists():
         # The same step again, after a resume from before it: the tracker must not name a folder that is not there.

@@ -1,5 +1,7 @@
 """Which modules a transformer layer is made of."""
 
+from typing import Any
+
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -15,7 +17,7 @@ def packed_layer_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     Parameter names are those of Megatron's local specification, which rl-weights' rules and its checkpoints use.
     """
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
-    modules = layer.submodules
+    modules: Any = layer.submodules
     modules.input_layernorm = RMSNorm
     modules.pre_mlp_layernorm = RMSNorm
     attention = modules.self_attention

@@ -19,6 +19,7 @@ from rl_train.errors import TrainConfigError
 from rl_train.megatron.layer_spec import packed_layer_spec
 from rl_train.megatron.logprobs import TokenLogprobs, token_logprobs
 from rl_train.megatron.packed import PackedSequences
+from rl_train.megatron.parallel import tensor_group
 
 _ONE_ONLY = {
     "context_parallel_size": "--context-parallel-size",
@@ -64,9 +65,10 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
 def build_model(args: argparse.Namespace) -> GPTModel:
     """This rank's part of the model, its parameters allocated and not filled. Collective."""
     config = transformer_config(args)
+    layers: Any = packed_layer_spec(config)
     model = GPTModel(
         config,
-        packed_layer_spec(config),
+        layers,
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -81,10 +83,11 @@ def build_model(args: argparse.Namespace) -> GPTModel:
 
 def wrap_model(args: argparse.Namespace, model: GPTModel) -> DistributedDataParallel:
     """The model with half precision, if it was asked for, and gradient buffers of the distributed optimizer."""
-    half = args.bf16 or args.fp16
-    return DistributedDataParallel(
-        model.config, get_megatron_ddp_config(args), Float16Module(model.config, model) if half else model
-    )
+    chosen = argparse.Namespace(**vars(args))
+    # The trainer looks at the gradient's norm and leaves out a step that is not finite, instead of ending the run.
+    chosen.check_for_nan_in_loss_and_grad = False
+    module = Float16Module(model.config, model) if args.bf16 else model
+    return DistributedDataParallel(model.config, get_megatron_ddp_config(chosen), module)
 
 
 def forward(
@@ -117,7 +120,7 @@ def _logprobs_of_hidden(
     *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, context: LogprobRequest, **_: Any
 ) -> TokenLogprobs:
     """Takes the place of Megatron's output layer, whose logits would be [T, vocabulary]."""
-    group = parallel_state.get_tensor_model_parallel_group()
+    group = tensor_group()
     if output_layer.sequence_parallel:
         hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=True)
     else:

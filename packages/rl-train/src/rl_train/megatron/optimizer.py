@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -24,12 +25,59 @@ class OptimizerOutcome(NamedTuple):
 
 def build_optimizer(args: argparse.Namespace, model: DistributedDataParallel) -> ChainedOptimizer:
     """Adam whose state is sharded over the data-parallel ranks. Takes the weights as they are now. Collective."""
-    config, overrides = get_megatron_optimizer_config(args)
+    made: Any = get_megatron_optimizer_config(args)
+    config, overrides = made
     optimizer = get_megatron_optimizer(
         config, [model], config_overrides=overrides, use_gloo_process_groups=not torch.cuda.is_available()
     )
     assert isinstance(optimizer, ChainedOptimizer)
+    for part in _torch_adams(optimizer):
+        _fill_state(part.optimizer)
+        _accept_checkpointed_state(part)
     return optimizer
+
+
+@torch.no_grad()
+def load_optimizer_state(optimizer: ChainedOptimizer, state: Mapping[str, Any]) -> None:
+    """Restores what Megatron's checkpoint holds of the optimizer."""
+    optimizer.load_state_dict(state)
+    for part in _torch_adams(optimizer):
+        for moments in part.optimizer.state.values():
+            # Megatron gives all parameters one and the same tensor, which each would count up for itself.
+            moments["step"] = moments["step"].clone()
+
+
+def _torch_adams(optimizer: ChainedOptimizer) -> list[Any]:
+    """Megatron's wrappers of torch's own AdamW, which it takes where neither Transformer Engine nor APEX is there."""
+    return [part for part in optimizer.chained_optimizers if isinstance(part.optimizer, torch.optim.AdamW)]
+
+
+def _fill_state(adam: torch.optim.AdamW) -> None:
+    """Makes Adam's state before its first step, equal to what the first step would make.
+
+    A checkpoint is loaded into a state of the right shape, and one may be saved before the first step.
+    """
+    for group in adam.param_groups:
+        for weight in group["params"]:
+            adam.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+
+
+def _accept_checkpointed_state(part: Any) -> None:
+    """Keeps Megatron from taking this process's count of Adam steps for the checkpoint's.
+
+    Megatron 0.19 restores the count from the parameter groups, and then overwrites it with the one that was here before
+    the load. Goes when `DistributedOptimizer._set_main_param_and_optimizer_states` leaves "step" out.
+    """
+    real = part._set_main_param_and_optimizer_states
+
+    def set_states(model_param: torch.nn.Parameter, tensors: Mapping[str, Any]) -> None:
+        real(model_param, {**tensors, "step": None})
+
+    part._set_main_param_and_optimizer_states = set_states
 
 
 def build_scheduler(args: argparse.Namespace, optimizer: ChainedOptimizer) -> OptimizerParamScheduler:
@@ -85,6 +133,6 @@ def step_if_finite(optimizer: ChainedOptimizer, clip_grad: float) -> OptimizerOu
         return OptimizerOutcome(grad_norm, is_skipped=True)
     if clip_grad > 0:
         for part in optimizer.chained_optimizers:
-            clip_grad_by_total_norm_fp32(part.get_parameters(), clip_grad, grad_norm)
+            clip_grad_by_total_norm_fp32([*part.get_parameters()], clip_grad, grad_norm)
     optimizer.step_with_ready_grads()
     return OptimizerOutcome(grad_norm, is_skipped=False)

@@ -1,12 +1,14 @@
 """Where the sequences of a packed row lie. T = tokens of the row, S = its sequences, D = rotary dimensions."""
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
-from rl_data import Microbatch
 from torch import Tensor
+
+from rl_data import Microbatch
 
 
 class DenseBatch(NamedTuple):
@@ -33,7 +35,7 @@ class PackedSequences(PackedSeqParams):
     def of(cls, microbatch: Microbatch, device: torch.device) -> Self:
         """The description of a micro-batch's row, with its tensors on `device`."""
         boundaries = [int(start) for start in microbatch.cu_seqlens]
-        lengths = tuple(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))
+        lengths = tuple(stop - start for start, stop in pairwise(boundaries))
         cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
         longest = max(lengths)
         row = cls(

@@ -36,6 +36,20 @@ def initialize_parallel(args: argparse.Namespace) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if is_cuda else torch.device("cpu")
 
 
+def tensor_group() -> dist.ProcessGroup:
+    """The tensor-parallel ranks that this rank is one of."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def pipeline_group() -> dist.ProcessGroup:
+    """The pipeline stages that this rank is one of."""
+    group = parallel_state.get_pipeline_model_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def destroy_parallel() -> None:
     """Takes the process groups apart."""
     parallel_state.destroy_model_parallel()

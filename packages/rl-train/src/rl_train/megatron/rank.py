@@ -13,26 +13,26 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rl_data import TrainBatch
 from rl_data.json import JsonValue
-
 from rl_train.algorithms import LossFunction
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.trainer import StepResult
 
 if TYPE_CHECKING:
-    from rl_weights import PublishReport, WeightSink
-    from torch.distributed import TCPStore
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
     from rl_train.megatron.trainer import MegatronTrainer
+    from rl_weights import Publisher, PublishReport, WeightSink
 
 LOOPBACK = "127.0.0.1"
 _FRAMES_SHOWN = 4
@@ -56,7 +56,7 @@ class TrainerSpec:
     temperature: float = 1.0
     reference: Path | None = None
     """Weights of the reference policy, if it is needed."""
-    config: MegatronTrainerConfig = MegatronTrainerConfig()
+    config: MegatronTrainerConfig = field(default_factory=MegatronTrainerConfig)
     collective_timeout_s: float = 1800.0
     """After this a rank gives up waiting for the others."""
 
@@ -75,8 +75,9 @@ class TrainerRank:
         self._rank, self._world_size, self._host = rank, world_size, host
         self._doing = "starting"
         self._thread = threading.get_ident()
-        self._store: TCPStore | None = None
+        self._store: Store | None = None
         self._trainer: MegatronTrainer | None = None
+        self._publisher: Publisher | None = None
         # Read by OpenMP when torch is loaded.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         self._num_threads = num_threads
@@ -86,7 +87,7 @@ class TrainerRank:
 
     def listen(self) -> Address:
         """Opens the meeting place, on a free port of this rank's host. For rank 0."""
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         # Without a socket of ours the store would listen on every interface.
         listener = socket.create_server((self._host, 0))
@@ -108,6 +109,7 @@ class TrainerRank:
             logging.getLogger("megatron").setLevel(logging.ERROR)
             warnings.filterwarnings("ignore", module="megatron")
             import torch
+            from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
             from rl_train.megatron.cpu import enable_cpu_support
 
@@ -116,7 +118,7 @@ class TrainerRank:
             from rl_train.megatron.trainer import MegatronTrainer
         with self._doing_now(f"meeting the other ranks at {address.host}:{address.port}"):
             timeout = timedelta(seconds=spec.collective_timeout_s)
-            store = self._store or torch.distributed.TCPStore(address.host, address.port, timeout=timeout)
+            store = self._store or TCPStore(address.host, address.port, timeout=timeout)
             if not is_cpu:
                 torch.cuda.set_device(0 if torch.cuda.device_count() == 1 else self._rank % torch.cuda.device_count())
             torch.distributed.init_process_group(
@@ -151,14 +153,19 @@ class TrainerRank:
             rows = trainer.compute_reference_logprobs(batch) if is_reference else trainer.compute_logprobs(batch)
             return rows if self._rank == 0 else None
 
-    def publish(self, version: int, sinks: "Sequence[WeightSink]", bucket_bytes: int) -> "PublishReport | None":
-        """Hands the weights to the sinks as `version`; the report on rank 0, None elsewhere. Collective."""
+    def set_sinks(self, sinks: "Sequence[WeightSink]", bucket_bytes: int) -> None:
+        """Plans how weights get to `sinks`. Rank 0 calls them. Collective."""
         from rl_weights import Publisher
 
+        with self._doing_now(f"planning weight sync to {len(sinks)} engines"):
+            source = self._ready.tensor_source()
+            self._publisher = Publisher(source, sinks if source.is_writer else (), bucket_bytes=bucket_bytes)
+
+    def publish(self, version: int) -> "PublishReport":
+        """Hands the weights to the sinks as `version`. Collective."""
+        assert self._publisher is not None, "set_sinks() comes first"
         with self._doing_now(f"publishing version {version}"):
-            publisher = Publisher(self._ready.tensor_source(), sinks, bucket_bytes=bucket_bytes)
-            report = publisher.publish(version)
-            return report if self._rank == 0 else None
+            return self._publisher.publish(version)
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `MegatronTrainer.save_checkpoint`."""

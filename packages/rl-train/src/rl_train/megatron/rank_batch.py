@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rl_data import Microbatch
 from torch import Tensor
 
+from rl_data import Microbatch
 from rl_train.algorithms import LossInputs
 from rl_train.megatron.model import LogprobRequest
 from rl_train.megatron.packed import PackedSequences
@@ -83,7 +83,9 @@ def on_rank(
     """
     first = np.intersect1d(scored, microbatch.cu_seqlens[:-1])
     if len(first):
-        raise ValueError(f"micro-batch: token {first[0]} begins its sequence and cannot be trained: nothing predicts it")
+        raise ValueError(
+            f"micro-batch: token {first[0]} begins its sequence and cannot be trained: nothing predicts it"
+        )
     device = settings.device
     tokens = torch.tensor(microbatch.tokens, dtype=torch.int64, device=device)
     positions = torch.tensor(scored, dtype=torch.int64, device=device)

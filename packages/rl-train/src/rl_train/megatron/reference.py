@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from rl_data.json import JsonValue
 from torch import Tensor
 
+from rl_data.json import JsonValue
 from rl_train.megatron.model import module_of, named_weights
 from rl_train.megatron.weights import load_weights
 

@@ -11,19 +11,20 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from numpy.typing import NDArray
-from rl_data import Microbatch, TrainBatch
-from rl_data.json import JsonValue
 from torch import Tensor
 
+from rl_data import Microbatch, TrainBatch
+from rl_data.json import JsonValue
 from rl_train.algorithms import LossFunction
 from rl_train.errors import TrainConfigError, TrainerError
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.checkpoint import Checkpointer
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.megatron.export import MegatronTensorSource
+from rl_train.megatron.hf_folder import export_hf
 from rl_train.megatron.model import build_model, forward, wrap_model
 from rl_train.megatron.optimizer import build_optimizer, build_scheduler, learning_rate, step_if_finite
-from rl_train.megatron.parallel import destroy_parallel, initialize_parallel
+from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
 from rl_train.megatron.reference import ReferenceWeights
 from rl_train.megatron.weights import load_weights
@@ -90,7 +91,7 @@ class MegatronTrainer:
 
     @property
     def pad_to_multiple(self) -> int:
-        """What the tokens of every micro-batch must be a multiple of: the ranks that sequence parallelism splits over."""
+        """What the tokens of every micro-batch must be a multiple of, for sequence parallelism to split them."""
         return self._pad_to_multiple
 
     @property
@@ -105,7 +106,7 @@ class MegatronTrainer:
         the gradient is not finite, weights, optimizer and schedule stay as they are.
 
         Raises:
-            ValueError: if the batch is split or padded otherwise than this trainer needs.
+            TrainConfigError: if the batch is split or padded otherwise than this trainer needs.
         """
         started = time.perf_counter()
         own = self._own_microbatches(batch)
@@ -174,8 +175,14 @@ class MegatronTrainer:
             return self.compute_logprobs(batch)
 
     def tensor_source(self) -> MegatronTensorSource:
-        """The present weights under their Hugging Face names, for `rl_weights.Publisher` and exports."""
+        """The present weights under their Hugging Face names, for `rl_weights.Publisher`. Collective."""
         return MegatronTensorSource(self._model, self._model_config)
+
+    def export_hf(self, folder: Path, template: Path) -> Path:
+        """Writes the present weights as a Hugging Face model, with config and tokenizer of `template`. Collective."""
+        exported = export_hf(self.tensor_source(), folder, template)
+        dist.barrier()
+        return exported
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """Writes model, optimizer, scheduler and random state, and `state`, atomically. Collective.
@@ -204,14 +211,14 @@ class MegatronTrainer:
 
     def _own_microbatches(self, batch: TrainBatch) -> Sequence[Microbatch]:
         if len(batch.microbatches) != self.num_data_parallel_ranks:
-            raise ValueError(
+            raise TrainConfigError(
                 f"train batch: expected micro-batches for {self.num_data_parallel_ranks} data-parallel ranks, "
                 f"got {len(batch.microbatches)}"
             )
         own = batch.microbatches[parallel_state.get_data_parallel_rank()]
         for microbatch in own:
             if microbatch.num_tokens % self._pad_to_multiple:
-                raise ValueError(
+                raise TrainConfigError(
                     f"train batch: expected micro-batches of a multiple of {self._pad_to_multiple} tokens "
                     f"(pad_to_multiple), because of sequence parallelism; got {microbatch.num_tokens}"
                 )
@@ -247,7 +254,7 @@ class MegatronTrainer:
     def _reduce(self, sums: Sequence[Mapping[str, Tensor]], num_loss_tokens: int) -> tuple[float, dict[str, float]]:
         """Loss and metrics of the whole step, on every rank."""
         names: list[list[str] | None] = [sorted(sums[0]) if sums else None]
-        pipeline = parallel_state.get_pipeline_model_parallel_group()
+        pipeline = pipeline_group()
         if pipeline.size() > 1:
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast_object_list(names, src=last, group=pipeline)

@@ -1,0 +1,240 @@
+"""Runs trainers in this process as one of several ranks, case after case, and writes what they gave as JSON.
+
+Usage: python rank_program.py RANK FOLDER. FOLDER/cases.json holds the cases; FOLDER/rank0.json gets the results.
+One process goes through all layouts, because importing Megatron takes most of the time.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from batches import make_batch
+
+from rl_data import TrainBatch
+from rl_train.algorithms import AlgorithmConfig, make_loss, sft_loss
+from rl_train.errors import TrainConfigError
+from rl_train.megatron.cpu import enable_cpu_support
+from rl_weights import checksum
+
+torch.set_num_threads(1)
+logging.disable(logging.WARNING)
+enable_cpu_support()
+
+from rl_train.megatron import checkpoint_folder  # noqa: E402
+from rl_train.megatron.arguments import parse_megatron_args  # noqa: E402
+from rl_train.megatron.trainer import MegatronTrainer  # noqa: E402
+
+FLAGS = ["--lr", "1e-3", "--lr-decay-style", "cosine", "--lr-decay-iters", "10", "--lr-warmup-iters", "2"]
+LOSSES = {
+    "sft": sft_loss,
+    "policy": make_loss(AlgorithmConfig(advantage_estimator="grpo", entropy_coef=0.01)),
+}
+
+
+class Case:
+    """One trainer layout, on the ranks that it needs."""
+
+    def __init__(self, rank: int, folder: Path, case: dict) -> None:
+        self.case, self.rank, self.folder = case, rank, folder
+        self.model = folder / "model"
+        self.config = json.loads((self.model / "config.json").read_text())
+
+    def trainer(self, weights: Path | None = None) -> MegatronTrainer:
+        name, world_size = self.case["name"], self.case["world_size"]
+        self.case["num_stores"] = self.case.get("num_stores", 0) + 1
+        store = dist.FileStore(str(self.folder / f"{name}.{self.case['num_stores']}.store"), world_size)
+        dist.init_process_group(
+            "gloo", store=store, rank=self.rank, world_size=world_size, timeout=timedelta(seconds=60)
+        )
+        arguments = parse_megatron_args([*FLAGS, *self.case["flags"]], model_config=self.config, world_size=world_size)
+        return MegatronTrainer(
+            arguments=arguments,
+            model_config=self.config,
+            weights=weights or self.model,
+            loss=LOSSES[self.case.get("loss", "sft")],
+            temperature=self.case.get("temperature", 1.0),
+        )
+
+    def batch(self, trainer: MegatronTrainer) -> TrainBatch:
+        return make_batch(
+            self.config["vocab_size"],
+            num_ranks=trainer.num_data_parallel_ranks,
+            num_microbatches=self.case.get("num_microbatches", 2),
+            pad_to_multiple=trainer.pad_to_multiple,
+        )
+
+    def run(self) -> dict:
+        return getattr(self, self.case["do"])()
+
+    def train(self) -> dict:
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        logprobs = trainer.compute_logprobs(batch)
+        steps = [step_json(trainer.train_step(batch)) for _ in range(3)]
+        trainer.export_hf(self.folder / f"{self.case['name']}.hf", self.model)
+        trainer.close()
+        rows = [[row.tolist() for row in rank] for rank in logprobs]
+        return {"logprobs": rows, "steps": steps, "batch": batch_json(batch)}
+
+    def resume(self) -> dict:
+        """Four steps in one go, and again with a stop after two."""
+        checkpoints = self.folder / f"{self.case['name']}.checkpoints"
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        steps = [step_json(trainer.train_step(batch)) for _ in range(2)]
+        saved = trainer.save_checkpoint(checkpoints, {"position": 7, "buffer": [1, "a"]})
+        rng = torch.rand(2).tolist()
+        steps += [step_json(trainer.train_step(batch)) for _ in range(2)]
+        weights = digest(trainer)
+        trainer.close()
+
+        trainer = self.trainer()
+        trainer.train_step(batch)  # a trainer with a state of its own, which the checkpoint must replace
+        state = trainer.load_checkpoint(checkpoints)
+        result = {
+            "steps": steps,
+            "saved": str(saved),
+            "state": state,
+            "rng": [rng, torch.rand(2).tolist()],
+            "resumed_steps": [step_json(trainer.train_step(batch)) for _ in range(2)],
+            "weights": [weights, digest(trainer)],
+        }
+        trainer.close()
+        return result
+
+    def resume_elsewhere(self) -> dict:
+        """The checkpoint of another case, in another layout."""
+        checkpoints = self.folder / f"{self.case['from']}.checkpoints"
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        result: dict = {"steps": [], "refused": None}
+        try:
+            trainer.load_checkpoint(checkpoints)
+            result["steps"] = [step_json(trainer.train_step(batch)) for _ in range(2)]
+        except TrainConfigError as error:
+            result["refused"] = str(error)
+        trainer.close()
+        trainer = self.trainer(weights=checkpoints)
+        result["loss_from_weights"] = trainer.train_step(batch).loss
+        trainer.close()
+        return result
+
+    def die(self) -> dict:
+        """The second rank dies while a checkpoint is being saved."""
+        checkpoints = self.folder / "dying.checkpoints"
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        trainer.train_step(batch)
+        trainer.save_checkpoint(checkpoints, {})
+        trainer.train_step(batch)
+        partial = checkpoints / "iter_0000002.tmp"
+
+        def die_with_the_save() -> None:
+            while not partial.exists():
+                time.sleep(0.001)
+            os._exit(0)
+
+        if self.rank == 1:
+            threading.Thread(target=die_with_the_save, daemon=True).start()
+        error = None
+        try:
+            trainer.save_checkpoint(checkpoints, {})
+        except RuntimeError as caught:
+            error = str(caught)
+        return {
+            "error": error,
+            "was_begun": partial.exists(),
+            "latest": str(checkpoint_folder.latest_checkpoint(checkpoints)),
+        }
+
+    def skip(self) -> dict:
+        """A step whose gradient is not finite."""
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        before = digest(trainer)
+        broken = make_batch(
+            self.config["vocab_size"], num_ranks=trainer.num_data_parallel_ranks, num_microbatches=2, scale=np.inf
+        )
+        skipped = trainer.train_step(broken)
+        after = digest(trainer)
+        following = trainer.train_step(batch)
+        trainer.close()
+        return {"skipped": step_json(skipped), "is_unchanged": before == after, "following": step_json(following)}
+
+    def reference(self) -> dict:
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        before = trainer.compute_logprobs(batch)
+        trainer.load_reference(self.model)
+        for _ in range(2):  # the learning rate of the first step is 0
+            trainer.train_step(batch)
+        weights = digest(trainer)
+        moved = trainer.compute_logprobs(batch)
+        reference = trainer.compute_reference_logprobs(batch)
+        result = {
+            "has_moved": not np.array_equal(moved[0][0], before[0][0]),
+            "is_reference": np.array_equal(reference[0][0], before[0][0]),
+            "is_own_again": digest(trainer) == weights,
+        }
+        trainer.close()
+        return result
+
+    def refuse(self) -> dict:
+        """Errors of a batch that does not fit."""
+        trainer = self.trainer()
+        messages = []
+        for num_ranks in (1, 3):
+            batch = make_batch(self.config["vocab_size"], num_ranks=num_ranks, num_microbatches=2, pad_to_multiple=1)
+            try:
+                trainer.train_step(batch)
+            except ValueError as error:
+                messages.append(str(error))
+        try:
+            trainer.load_checkpoint(self.folder / "nothing")
+        except TrainConfigError as error:
+            messages.append(str(error))
+        trainer.close()
+        return {"messages": messages}
+
+
+def step_json(step) -> dict:
+    return {name: value for name, value in asdict(step).items() if name != "seconds"}
+
+
+def batch_json(batch: TrainBatch) -> list:
+    return [
+        [{"tokens": one.tokens.tolist(), "cu_seqlens": one.cu_seqlens.tolist()} for one in rank]
+        for rank in batch.microbatches
+    ]
+
+
+def digest(trainer: MegatronTrainer) -> dict[str, str] | None:
+    """Checksums of every tensor's bytes, on the writer."""
+    source = trainer.tensor_source()
+    tensors = {name: checksum(tensor) for name, tensor in source.iter_tensors()}
+    return tensors if source.is_writer else None
+
+
+def main() -> None:
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    results = {}
+    for case in json.loads((folder / "cases.json").read_text()):
+        if rank < case["world_size"]:
+            started = time.perf_counter()
+            results[case["name"]] = Case(rank, folder, case).run()
+            results[case["name"]]["seconds"] = time.perf_counter() - started
+    (folder / f"rank{rank}.json").write_text(json.dumps(results))
+    # A process group that has lost a rank would wait for it at the interpreter's end.
+    os._exit(0)
+
+
+main()

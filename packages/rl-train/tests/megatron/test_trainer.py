@@ -1,0 +1,168 @@
+"""Megatron trainers on CPU ranks, in several layouts, against transformers and against each other."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Sums in another order: float32 keeps 7 digits, of which three training steps cost one or two.
+CLOSE = {"rel": 2e-5, "abs": 1e-6}
+
+pytestmark = pytest.mark.slow
+
+
+def hf_logprobs(folder: Path, batch: list, temperature: float = 1.0) -> np.ndarray:
+    """All rows end to end, each sequence scored alone by transformers."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    parts = []
+    for row in (row for rank in batch for row in rank):
+        bounds = row["cu_seqlens"]
+        for start, stop in pairwise(bounds):
+            tokens = torch.tensor(row["tokens"][start:stop])[None]
+            with torch.no_grad():
+                scores = (model(tokens).logits[0] / temperature).log_softmax(-1)
+            parts.append(torch.cat([torch.zeros(1), scores[:-1].gather(1, tokens[0, 1:, None])[:, 0]]))
+    return torch.cat(parts).numpy()
+
+
+def flat(logprobs: list) -> np.ndarray:
+    return np.concatenate([np.array(row) for rank in logprobs for row in rank])
+
+
+@pytest.mark.parametrize("name", ["one", "one_row", "dp", "tp", "sp", "pp", "recompute"])
+def test_log_probabilities_are_those_of_transformers(results: dict, folder: Path, name: str) -> None:
+    case = results[name]
+    difference = np.abs(flat(case["logprobs"]) - hf_logprobs(folder / "model", case["batch"]))
+    assert difference.mean() < 1e-6
+    assert difference.max() < 1e-5
+
+
+def test_log_probabilities_are_divided_by_the_temperature_before_the_softmax(results: dict, folder: Path) -> None:
+    case = results["warm"]
+    expected = hf_logprobs(folder / "model", case["batch"], temperature=0.7)
+    assert np.abs(flat(case["logprobs"]) - expected).max() < 1e-5
+
+
+def test_half_precision_is_near_float32(results: dict) -> None:
+    difference = np.abs(flat(results["bf16"]["logprobs"]) - flat(results["one"]["logprobs"]))
+    assert 0 < difference.mean() < 0.05  # bfloat16 keeps 8 bits
+    assert results["bf16"]["steps"][0]["loss"] == pytest.approx(results["one"]["steps"][0]["loss"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("one_row", "one"),
+        ("five_rows", "one"),
+        ("recompute", "one"),
+        ("recompute_attention", "one"),
+        ("dp", "one"),
+        ("tp", "one"),
+        ("sp", "one"),
+        ("pp", "one"),
+        ("policy_sp", "policy"),
+        ("policy_pp", "policy"),
+    ],
+)
+def test_steps_do_not_depend_on_layout_and_split(results: dict, name: str, same_as: str) -> None:
+    for step, expected in zip(results[name]["steps"], results[same_as]["steps"], strict=True):
+        assert step["loss"] == pytest.approx(expected["loss"], **CLOSE)
+        assert step["grad_norm"] == pytest.approx(expected["grad_norm"], **CLOSE)
+        assert step["metrics"] == pytest.approx(expected["metrics"], **CLOSE)
+        assert step["learning_rate"] == expected["learning_rate"]
+
+
+def test_loss_falls_along_the_schedule_of_the_flags(results: dict) -> None:
+    steps = results["one"]["steps"]
+    assert steps[0]["loss"] > steps[2]["loss"]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    # Two warm-up steps to 1e-3, then a cosine over the remaining eight, of which none is over at the third step.
+    assert [step["learning_rate"] for step in steps] == pytest.approx([0.0, 0.5e-3, 1e-3])
+
+
+def test_supervised_loss_is_the_mean_negative_log_likelihood_of_the_trained_tokens(results: dict) -> None:
+    case = results["one"]
+    logprobs, positions = flat(case["logprobs"]), []
+    for row in (row for rank in case["batch"] for row in rank):
+        bounds = row["cu_seqlens"]
+        positions += [t for start, stop in pairwise(bounds) for t in range(stop - start)]
+    trained = np.array(positions) >= 2
+    assert case["steps"][0]["loss"] == pytest.approx(-logprobs[trained].mean(), rel=1e-6)
+    assert case["steps"][0]["metrics"]["nll"] == pytest.approx(-logprobs[trained].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["one", "dp", "tp", "sp", "pp"])
+def test_exported_model_is_the_trained_one(results: dict, folder: Path, name: str) -> None:
+    """transformers gives it the loss that the trainer would see next; the tied output layer has one copy."""
+    exported = hf_logprobs(folder / f"{name}.hf", results["one"]["batch"])
+    expected = hf_logprobs(folder / "one.hf", results["one"]["batch"])
+    before = hf_logprobs(folder / "model", results["one"]["batch"])
+    assert np.abs(exported - before).max() > 1e-3
+    # Adam divides by the root of tiny second moments, which multiplies the rounding of near-zero gradients.
+    assert np.abs(exported - expected).mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resume_dp", "resume_pp", "resume_bf16"])
+def test_a_resumed_run_is_equal_to_the_bit(results: dict, name: str) -> None:
+    case = results[name]
+    assert case["resumed_steps"] == case["steps"][2:]
+    assert case["weights"][0] == case["weights"][1]
+    assert case["rng"][0] == case["rng"][1]
+    assert case["state"] == {"position": 7, "buffer": [1, "a"]}
+    assert Path(case["saved"]).name == "iter_0000002"
+
+
+def test_a_run_can_be_resumed_on_another_number_of_data_parallel_ranks(results: dict) -> None:
+    for step, expected in zip(results["dp_on_one"]["steps"], results["resume_dp"]["steps"][2:], strict=True):
+        assert step["step"] == expected["step"]
+        assert step["loss"] == pytest.approx(expected["loss"], **CLOSE)
+        assert step["grad_norm"] == pytest.approx(expected["grad_norm"], **CLOSE)
+        assert step["learning_rate"] == expected["learning_rate"]
+
+
+@pytest.mark.parametrize(("name", "flag"), [("dp_on_tp", "--tensor"), ("pp_on_one", "--pipeline")])
+def test_a_run_cannot_be_resumed_with_another_split_of_the_model(results: dict, name: str, flag: str) -> None:
+    assert f"written with {flag}-model-parallel-size" in results[name]["refused"]
+
+
+@pytest.mark.parametrize(
+    ("name", "written_by"), [("dp_on_one", "resume_dp"), ("dp_on_tp", "resume_dp"), ("pp_on_one", "resume_pp")]
+)
+def test_training_can_start_from_the_weights_of_a_checkpoint_in_any_layout(
+    results: dict, name: str, written_by: str
+) -> None:
+    assert results[name]["loss_from_weights"] == pytest.approx(results[written_by]["steps"][2]["loss"], **CLOSE)
+
+
+def test_a_rank_that_dies_while_saving_leaves_the_checkpoint_before(results: dict) -> None:
+    case = results["die"]
+    assert case["error"] is not None
+    assert case["was_begun"]
+    assert Path(case["latest"]).name == "iter_0000001"
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(results: dict) -> None:
+    case = results["skip"]
+    assert case["skipped"]["is_skipped"]
+    assert case["is_unchanged"]
+    assert not case["following"]["is_skipped"]
+    assert case["following"]["loss"] == results["one"]["steps"][0]["loss"]
+    assert case["following"]["learning_rate"] == results["one"]["steps"][0]["learning_rate"]
+
+
+def test_reference_weights_are_swapped_in_and_out(results: dict) -> None:
+    case = results["reference"]
+    assert case["has_moved"]
+    assert case["is_reference"]
+    assert case["is_own_again"]
+
+
+def test_batches_that_do_not_fit_are_refused(results: dict) -> None:
+    padding, ranks, checkpoint = results["refuse"]["messages"]
+    assert "multiple of 2 tokens" in padding
+    assert "expected micro-batches for 1 data-parallel ranks, got 3" in ranks
+    assert "latest_checkpointed_iteration.txt" in checkpoint
