@@ -32,8 +32,8 @@ def ray_cluster(*, num_actors: int) -> Iterator[None]:
     """Joins the cluster named by RAY_ADDRESS, or starts a local one for the duration of the block.
 
     A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
-    the number of actors, whatever the machine has: Ray counts places, not cores; its GPUs are those that are there. Inside another such block nothing is
-    started.
+    the number of actors, whatever the machine has: Ray counts places, not cores. Its GPUs are those that are there.
+    Inside another such block nothing is started.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
