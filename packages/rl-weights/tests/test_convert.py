@@ -1,8 +1,7 @@
 import json
-import multiprocessing
-import os
 import signal
-import time
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -194,26 +193,31 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         assert not (tmp_path / "again").exists()
 
 
-def _convert_slowly(source, target, has_begun):
-    def progress(done, total):
-        has_begun.set()
-        time.sleep(0.2)
+SLOW_CONVERSION = """
+import sys, time
+from rl_weights import convert_hf_to_torch_dist
 
-    convert_hf_to_torch_dist(source, target, progress=progress)
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(0.2)
+
+convert_hf_to_torch_dist(sys.argv[1], sys.argv[2], progress=progress)
+"""
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_the_next_one_succeeds(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_conversion_leaves_nothing_that_looks_whole_and_the_next_one_succeeds(tmp_path, how):
     write_model(tmp_path / "hf")
-    context = multiprocessing.get_context("spawn")
-    has_begun = context.Event()
-    process = context.Process(target=_convert_slowly, args=(tmp_path / "hf", tmp_path / "megatron", has_begun))
-    process.start()
-    assert has_begun.wait(60)
-    with pytest.raises(CheckpointError, match="another process is writing it"):
-        convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(10)
-    assert contents(tmp_path) == [".megatron.incomplete", "hf"]
+    command = [sys.executable, "-c", SLOW_CONVERSION, str(tmp_path / "hf"), str(tmp_path / "megatron")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) > 0
+        with pytest.raises(CheckpointError, match="another process is writing it"):
+            convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
+        process.send_signal(how)
+        process.wait(20)
+    assert process.returncode != 0
+    assert contents(tmp_path) == ([".megatron.incomplete", "hf"] if how is signal.SIGKILL else ["hf"])
     with pytest.raises(CheckpointError, match="no such folder"):
         verify_checkpoint(tmp_path / "megatron")
     convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
@@ -221,12 +225,15 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_the_next_one_su
     assert verify_checkpoint(tmp_path / "megatron").is_whole
 
 
-def test_an_error_or_an_interrupt_leaves_nothing(tmp_path):
-    for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), new_folder(tmp_path / "target") as folder:
-            (folder / "part").write_text("x")
-            raise error
-        assert contents(tmp_path) == []
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_or_an_interrupt_leaves_nothing(tmp_path, error):
+    def progress(done, total):
+        raise error
+
+    write_model(tmp_path / "hf")
+    with pytest.raises(error):
+        convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", progress=progress)
+    assert contents(tmp_path) == ["hf"]
 
 
 def test_what_the_disk_refuses_is_named(tmp_path):

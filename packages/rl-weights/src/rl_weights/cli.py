@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line and returns the exit code.
 
     0: done; for `diff`, equal; for `verify`, whole. 1: different, or not whole. 2: after one message about what the
-    user can mend.
+    user can mend. 130: interrupted.
     """
     arguments = _parser().parse_args(argv)
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RLWeightsError as error:
         print(f"rl-weights: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("rl-weights: interrupted; nothing was left behind", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing is flushed to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -17,7 +17,7 @@ SINGLE_FILE = "model.safetensors"
 
 
 class HFCheckpoint:
-    """The tensors of one folder. Nothing is read before it is asked for; files stay mapped between reads.
+    """The tensors of one folder. Nothing but headers is read before it is asked for.
 
     Args:
         path: a folder with config.json and model.safetensors, or shards with their index.
@@ -31,8 +31,7 @@ class HFCheckpoint:
         self.config = read_config(path)
         self.files: dict[str, Path] = _files_of_tensors(path)
         """The file that holds each tensor, by its name."""
-        self._open_files = {file: _open(file) for file in dict.fromkeys(self.files.values())}
-        self.specs: dict[str, TensorSpec] = {name: self._spec(name) for name in self.files}
+        self.specs: dict[str, TensorSpec] = _specs(self.files)
         """Name, dtype and shape of every tensor, in the order of the files."""
 
     def read(self, name: str) -> torch.Tensor:
@@ -43,8 +42,10 @@ class HFCheckpoint:
         """
         file = self.files[name]
         try:
-            return self._open_files[file].get_tensor(name)
-        except SafetensorError as error:
+            # Opened anew each time, so that the pages of tensors that were read before count no longer as memory.
+            with _open(file) as tensors:
+                return tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
 
     def file_of(self, name: str) -> str:
@@ -55,16 +56,20 @@ class HFCheckpoint:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
 
-    def _spec(self, name: str) -> TensorSpec:
-        file = self.files[name]
+
+def _specs(files: Mapping[str, Path]) -> dict[str, TensorSpec]:
+    open_files = {file: _open(file) for file in dict.fromkeys(files.values())}
+    specs: dict[str, TensorSpec] = {}
+    for name, file in files.items():
         try:
-            part = self._open_files[file].get_slice(name)
+            part = open_files[file].get_slice(name)
         except SafetensorError as error:
-            raise CheckpointError(f"{file}: the index says that it holds {name}, but it does not") from error
+            raise CheckpointError(f"{file}: {INDEX_FILE} says that it holds {name}, but it does not") from error
         code = str(part.get_dtype())
         dtype = SAFETENSORS_NAMES.get(code, code)
         dtype_named(dtype, f"{file}: {name}")
-        return name, dtype, tuple(part.get_shape())
+        specs[name] = (name, dtype, tuple(part.get_shape()))
+    return specs
 
 
 def read_config(path: Path) -> Mapping[str, JsonValue]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
@@ -50,12 +48,19 @@ def write_torch_dist(
         CheckpointError: if rows of one key differ in dtype.
     """
     _check_rows(tensors)
-    writer = FileSystemWriter(folder, sync_files=False)
-    with warnings.catch_warnings():
-        # torch warns that it saves from a single process, which is what no_dist asks for.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        save({}, storage_writer=writer, planner=_Planner(tensors, num_layers, common), no_dist=True)
+    _write(FileSystemWriter(folder, sync_files=False), _Planner(tensors, num_layers, common))
     (folder / "metadata.json").write_text(json.dumps(_BACKEND))
+
+
+def _write(writer: FileSystemWriter, planner: "_Planner") -> None:
+    """What `torch.distributed.checkpoint.save` does in one process; but that hides every error, also Ctrl-C."""
+    writer.reset()
+    planner.set_up_planner({}, writer.storage_meta(), is_coordinator=True)
+    writer.set_up_storage_writer(is_coordinator=True)
+    local_plan = writer.prepare_local_plan(planner.create_local_plan())
+    global_plans, metadata = planner.create_global_plan([local_plan])
+    plan = planner.finish_plan(writer.prepare_global_plan(global_plans)[0])
+    writer.finish(metadata, [writer.write_data(plan, planner).wait()])
 
 
 def _check_rows(tensors: Sequence[TensorToStore]) -> None:
