@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -256,15 +257,19 @@ def test_closing_while_it_starts_leaves_nothing(tiny_model):
 def test_the_engine_ends_with_its_owner(tiny_model, sign):
     program = (
         "from rl_rollout import SGLangEngine; "
-        f"engine = SGLangEngine({str(tiny_model)!r}); print(engine._host._process.pid, flush=True); engine.wait_ready()"
+        f"engine = SGLangEngine({str(tiny_model)!r}); host = engine._host; "
+        "print(host._process.pid, host._folder, flush=True); "
+        "engine.wait_ready()"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert owner.stdout is not None
-    host = psutil.Process(int(owner.stdout.readline()))
+    host_id, folder = owner.stdout.readline().split()
+    host = psutil.Process(int(host_id))
     time.sleep(1)
     owner.send_signal(sign)
     owner.wait(10)
     psutil.wait_procs([host], timeout=10)
     assert not host.is_running()
+    assert not Path(folder).exists()

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Serves one engine. Arguments: descriptor of the socket, SGLang's server arguments as JSON."""
-    descriptor, server_args = int(sys.argv[1]), json.loads(sys.argv[2])
+    """Serves one engine. Arguments: descriptor of the socket, SGLang's server arguments as JSON, the log's folder."""
+    descriptor, server_args, folder = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
     end = socket.socket(fileno=descriptor)
     channel = Channel(end)
     os.register_at_fork(after_in_child=end.close)
     frames: SimpleQueue[Frame] = SimpleQueue()
-    threading.Thread(target=_receive, args=(channel, frames), name="receive", daemon=True).start()
+    threading.Thread(target=_receive, args=(channel, frames, folder), name="receive", daemon=True).start()
     started = time.perf_counter()
     gc.disable()  # importing makes millions of objects that stay: collecting garbage meanwhile takes 2 of 13 s
     import torch
@@ -46,10 +47,11 @@ def main() -> None:
     ServedEngine(server_args, channel, frames, is_cpu=is_cpu, imported_s=imported_s).run()
 
 
-def _receive(channel: Channel, frames: "SimpleQueue[Frame]") -> None:
+def _receive(channel: Channel, frames: "SimpleQueue[Frame]", folder: str) -> None:
     """Feeds the queue; ends the whole process group when the caller is gone, whatever the main thread is doing."""
     while frame := channel.receive():
         frames.put(frame)
+    shutil.rmtree(folder, ignore_errors=True)  # a caller that was killed cannot
     with contextlib.suppress(ProcessLookupError):
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -51,8 +51,9 @@ class HostProcess:
         ours, theirs = socket.socketpair()
         rendezvous = {"SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": f"file://{self._folder}/rendezvous"}
         with self._log_path.open("wb") as log, theirs:
+            arguments = [str(theirs.fileno()), json.dumps(dict(server_args)), str(self._folder)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rl_rollout.sglang.host", str(theirs.fileno()), json.dumps(dict(server_args))],
+                [sys.executable, "-m", "rl_rollout.sglang.host", *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
