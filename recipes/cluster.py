@@ -1,12 +1,15 @@
 """The Ray cluster that a recipe runs in: one that is there, or one of its own that ends with it."""
 
+# pyright: standard
+# Ray is not typed throughout.
+
 import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
@@ -22,13 +25,11 @@ _LOCAL_CLUSTER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # CUDA_VISIBLE_DEVICES of an actor without GPUs stays as it is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # The driver shows errors itself, named by rank or engine.
-    "RAY_DEDUP_LOGS": "1",
 }
 
 
 @contextmanager
-def ray_cluster(*, num_actors: int) -> Iterator[None]:
+def ray_cluster(*, num_actors: int) -> Generator[None]:
     """Joins the cluster named by RAY_ADDRESS, or starts a local one for the duration of the block.
 
     A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
@@ -55,17 +56,17 @@ def ray_cluster(*, num_actors: int) -> Iterator[None]:
             ray.shutdown()
         return
     folder = tempfile.mkdtemp(prefix="rl-ray-")
-    ray.init(
-        num_cpus=num_actors,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
-    )
     is_kept = False
     try:
+        ray.init(
+            num_cpus=num_actors,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
         yield
     except Exception:
         is_kept = True

@@ -1,6 +1,6 @@
 """What a recipe shows on the terminal: a progress bar where there is a terminal, and one line a step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,7 +22,7 @@ class StepConsole:
         self.say("  ".join([title, *(f"{name} {_short(value)}" for name, value in values.items())]))
 
     @contextmanager
-    def busy(self, what: str) -> Iterator[None]:
+    def busy(self, what: str) -> Generator[None]:
         """Shows that something is under way."""
         if self._console.is_terminal:
             with self._console.status(what):

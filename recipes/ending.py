@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,7 +12,7 @@ from recipes.run_folder import CONFIG_FILE, RunFolder
 _INTERRUPTED = 130
 
 
-def run_to_its_end(program: str, work: Callable[[], None]) -> int:
+def run_to_its_end(program: str, work: Callable[[], object]) -> int:
     """The exit code after `work`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
 
     Failures of trainer, engines and our own pass through with their traceback, which makes the exit code 1.
@@ -32,7 +32,7 @@ def run_to_its_end(program: str, work: Callable[[], None]) -> int:
 
 
 @contextmanager
-def telling_how_to_resume(program: str, folder: RunFolder) -> Iterator[None]:
+def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
     """Says after an interrupt or a failure what goes on from the last checkpoint."""
     try:
         yield

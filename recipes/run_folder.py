@@ -16,6 +16,9 @@ from rl_data.json import JsonValue
 from rl_data.wire import append_samples
 from rl_train.megatron.checkpoint_folder import TRACKER
 
+type MetricsLine = Mapping[str, str | float | Mapping[str, float] | None]
+"""One line of metrics.jsonl: phase, step and numbers, with the seconds of the step by phase."""
+
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -81,7 +84,7 @@ class RunFolder:
                 lines = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= step]
                 _replace(file, "".join(lines))
 
-    def log_metrics(self, record: Mapping[str, JsonValue]) -> None:
+    def log_metrics(self, record: MetricsLine) -> None:
         """Appends one line to metrics.jsonl."""
         with self._metrics.open("a") as out:
             out.write(json.dumps(record) + "\n")

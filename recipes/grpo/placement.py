@@ -1,6 +1,6 @@
 """The processes of a GRPO run: trainer ranks and engines, and which GPUs they sit on."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ class Processes:
 
 
 @contextmanager
-def start_processes(job: GRPOJob, console: StepConsole) -> Iterator[Processes]:
+def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
     """Trainer and engines, started at the same time, ready at the start of the block and gone after it."""
     with ExitStack() as stack:
         num_actors = job.actors.world_size + job.placement.num_engines

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from rl_data.json import JsonValue
+from recipes.run_folder import MetricsLine
 from rl_rollout import EvalReport, RolloutResult
 from rl_train.trainer import StepResult
 
@@ -20,7 +20,7 @@ _SHOWN = {
 
 def grpo_record(
     step: int, drawn: RolloutResult, results: Sequence[StepResult], seconds: Mapping[str, float]
-) -> dict[str, JsonValue]:
+) -> MetricsLine:
     """One line of metrics: the rollout's numbers, and the means over its optimizer steps.
 
     logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
@@ -45,7 +45,7 @@ def grpo_record(
     }
 
 
-def eval_record(step: int, name: str, report: EvalReport) -> dict[str, JsonValue]:
+def eval_record(step: int, name: str, report: EvalReport) -> MetricsLine:
     """One line of metrics for one evaluation set."""
     return {
         "phase": "eval",
@@ -60,12 +60,12 @@ def eval_record(step: int, name: str, report: EvalReport) -> dict[str, JsonValue
     }
 
 
-def step_line(record: Mapping[str, JsonValue]) -> dict[str, float | str]:
+def step_line(record: MetricsLine) -> dict[str, float | str]:
     """The part of a record that a line on the terminal shows."""
     line: dict[str, float | str] = {}
     if "data_set" in record:
         line["on"] = str(record["data_set"])
     line |= {shown: cast("float", record[name]) for name, shown in _SHOWN.items() if name in record}
-    if isinstance(seconds := record.get("seconds"), dict):
-        line["s"] = cast("float", seconds["step"])
+    if isinstance(seconds := record.get("seconds"), Mapping):
+        line["s"] = seconds["step"]
     return line

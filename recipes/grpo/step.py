@@ -1,9 +1,8 @@
 """The training part of a GRPO step: from graded groups to optimizer steps."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from recipes.grpo.config import GRPOJob
 from rl_data import SampleGroup, TrainBatch, pack, with_logprobs
@@ -28,15 +27,17 @@ def train_on(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJo
 def _make_batches(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJob) -> list[TrainBatch]:
     advantages = [one for group in compute_advantages(groups, job.algorithm) for one in group]
     samples = [sample for group in groups for sample in group.samples]
-    shares = np.array_split(np.arange(len(samples)), job.num_steps_per_rollout)
+    # Failed samples are gone, so the steps may differ by one sample.
+    num_steps = job.num_steps_per_rollout
+    borders = [len(samples) * step // num_steps for step in range(num_steps + 1)]
     return [
         pack(
-            [samples[index] for index in share],
-            advantages=[advantages[index] for index in share],
+            samples[first:stop],
+            advantages=advantages[first:stop],
             num_ranks=trainer.num_data_parallel_ranks,
             max_tokens=job.batch.max_tokens_per_gpu,
             loss_reduction=job.algorithm.loss_reduction,
             pad_to_multiple=trainer.pad_to_multiple,
         )
-        for share in shares
+        for first, stop in itertools.pairwise(borders)
     ]

@@ -1,6 +1,6 @@
 """The SFT loop: read conversations, pack them, take a step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
 
 
 @contextmanager
-def _start_trainer(job: SFTJob, console: StepConsole) -> "Iterator[TrainerGroup]":
+def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup]":
     spec = TrainerSpec(
         arguments=job.megatron,
         model_config=job.model_config,

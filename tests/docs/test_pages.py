@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("recipes/*.md")])
+PATTERNS = ("*.md", "docs/**/*.md", "packages/*/README.md", "recipes/*.md")
+PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)]*)?\)")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 READMES = [page for page in PAGES if page.name == "README.md" and "packages" in page.parts]
