@@ -33,6 +33,8 @@ def run(job):
     model = build(job)
     if "load" in job:
         load(model, job["load"])
+    if "training_load" in job:
+        load_as_megatron_training_does(model, job)
     optimizer = one_step(model) if "optimizer" in job else None
     with torch.no_grad():
         logits = forward(model, torch.tensor(job["tokens"]))
@@ -142,6 +144,28 @@ def load(model, checkpoint):
     if missing or unexpected:
         raise AssertionError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
     model.load_state_dict(state["model"])
+
+
+def load_as_megatron_training_does(model, job):
+    """Loads through the reader of Megatron's training scripts, which finds the release by its tracker file."""
+    from megatron.training import checkpointing
+    from megatron.training.arguments import parse_args
+    from megatron.training.global_vars import set_args
+
+    flags = {
+        "--num-layers": model.config.num_layers,
+        "--hidden-size": model.config.hidden_size,
+        "--num-attention-heads": model.config.num_attention_heads,
+        "--tensor-model-parallel-size": job["tp"],
+        "--load": job["training_load"],
+    }
+    given, sys.argv = sys.argv, [sys.argv[0], *(str(word) for flag in flags.items() for word in flag)]
+    args = parse_args(ignore_unknown_args=True)
+    sys.argv = given
+    args.consumed_train_samples = 0
+    set_args(args)
+    iteration, _ = checkpointing.load_checkpoint([model], None, None, strict=True)
+    assert iteration == 0
 
 
 def forward(model, tokens):

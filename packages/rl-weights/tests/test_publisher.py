@@ -1,3 +1,4 @@
+import contextlib
 import threading
 import time
 
@@ -87,7 +88,16 @@ def test_a_sink_that_hangs_holds_the_others_up_no_longer_than_its_deadline(call)
     assert good.weight_version() == 1
     assert same(good, tensors)
     stuck.hang_at = None
+    with pytest.raises(SyncError, match=rf"stuck: has not come back from {call}.* of an earlier publish"):
+        publisher.publish(2)
+    assert good.weight_version() == 2
     stuck.release.set()
+    until = time.monotonic() + 20
+    while stuck.weight_version() != 3 and time.monotonic() < until:
+        with contextlib.suppress(SyncError):
+            publisher.publish(3)
+    assert stuck.weight_version() == good.weight_version() == 3
+    assert same(stuck, tensors)
 
 
 def test_sinks_load_at_the_same_time_and_beside_the_gathering():
@@ -155,6 +165,28 @@ def test_a_source_that_does_not_keep_to_its_specs_is_named():
         with pytest.raises(SyncError, match=message):
             Publisher(source_type(small_tensors()), [sink], bucket_bytes=16).publish(1)
         assert sink.weight_version() is None
+
+
+def test_a_source_that_fails_leaves_no_sink_loading():
+    class Failing(InMemorySource):
+        def iter_tensors(self):
+            yield from list(self.tensors.items())[:2]
+            raise OSError("a rank is gone")
+
+    class Slow(InMemorySink):
+        is_loading = False
+
+        def load_bucket(self, specs, buffer, checksum):
+            self.is_loading = True
+            time.sleep(0.2)
+            super().load_bucket(specs, buffer, checksum)
+            self.is_loading = False
+
+    sink = Slow()
+    with pytest.raises(OSError, match="a rank is gone"):
+        Publisher(Failing({name: torch.ones(4) for name in "abc"}), [sink], bucket_bytes=16).publish(1)
+    assert not sink.is_loading
+    assert sink.weight_version() is None
 
 
 def test_settings_without_sense_are_refused():

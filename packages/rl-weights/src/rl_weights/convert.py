@@ -180,7 +180,13 @@ def _to_store(
         counter.add(tensor)
         return tensor
 
-    return TensorToStore(place=place_of(name), dtype=_dtype_of(rule, source), shape=rule.megatron_shape, make=make)
+    return TensorToStore(
+        place=place_of(name),
+        dtype=_dtype_of(rule, source),
+        shape=rule.megatron_shape,
+        num_parts=rule.num_stored_parts,
+        make=make,
+    )
 
 
 def _noted(

@@ -44,6 +44,9 @@ class WeightSink(Protocol):
     def load_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:
         """Loads the tensors that lie end to end in `buffer` ([bytes] uint8).
 
+        A tensor may start where its dtype is not aligned. The buffer belongs to the caller, who writes the next bucket
+        into it once this has returned.
+
         Raises:
             an error that names the bucket, if `checksum` (see `rl_weights.checksum`) is not the buffer's.
         """

@@ -90,6 +90,7 @@ class Publisher:
         )
         self._buckets = plan_buckets(self._specs, bucket_bytes)
         self._buffers: list[torch.Tensor] = []
+        self._latest_calls: list[SinkCall | None] = [None] * len(self._sinks)
 
     def publish(self, version: int) -> PublishReport:
         """Hands over the present weights. Collective: every rank of the source calls it.
@@ -106,15 +107,25 @@ class Publisher:
                 pass
             seconds = time.monotonic() - started
             return self._report(version, _Progress([], gather_s=seconds), started)
-        progress = _Progress([SinkWorker(i, sink, self._deadline_s) for i, sink in enumerate(self._sinks)])
+        workers = [
+            SinkWorker(index, sink, self._deadline_s, unfinished)
+            for index, (sink, unfinished) in enumerate(zip(self._sinks, self._latest_calls, strict=True))
+        ]
+        progress = _Progress(workers)
         try:
             self._begin(version, progress)
             self._send(version, progress)
             self._commit(version, progress)
+        except Exception:
+            # The source failed. A sink that still loads would be met by the next publish, which takes the same buffers.
+            for calls in (progress.begin, *progress.loads):
+                _wait(workers, calls)
+            raise
         finally:
-            for worker in progress.workers:
+            self._latest_calls = [worker.running for worker in workers]
+            for worker in workers:
                 worker.close()
-        failed = [worker for worker in progress.workers if worker.failure is not None]
+        failed = [worker for worker in workers if worker.failure is not None]
         if failed:
             messages = "; ".join(str(worker.failure) for worker in failed)
             raise SyncError(

@@ -36,15 +36,26 @@ class SinkWorker:
 
     After that the sink takes no more calls. One that is stuck is left alone in its thread, which does not keep the
     process alive.
+
+    Args:
+        index: position of the sink, for its name if it has none itself.
+        sink: the engine.
+        deadline_s: what each call may take.
+        unfinished: a call of an earlier worker from which the sink may not have come back; if so, this one fails.
     """
 
-    def __init__(self, index: int, sink: WeightSink, deadline_s: float) -> None:
+    def __init__(self, index: int, sink: WeightSink, deadline_s: float, unfinished: SinkCall | None = None) -> None:
         self.sink = sink
         self.name = sink.name if isinstance(sink, _Named) else f"sink {index} ({type(sink).__name__})"
         self.failure: str | None = None
         """What went wrong, with the sink's name; None while all is well."""
         self.cause: Exception | None = None
         """The sink's own error; None if it was late."""
+        self.running: SinkCall | None = None
+        """The latest call that was begun."""
+        if unfinished is not None and not unfinished.has_ended.is_set():
+            self.failure = f"{self.name}: has not come back from {unfinished.what} of an earlier publish"
+            self.running = unfinished
         self._deadline_s = deadline_s
         self._calls: queue.SimpleQueue[SinkCall | None] = queue.SimpleQueue()
         thread = threading.Thread(target=self._work, name=f"publish to {self.name}", daemon=True)
@@ -78,6 +89,7 @@ class SinkWorker:
 
     def _make(self, call: SinkCall) -> None:
         call.started = time.monotonic()
+        self.running = call
         try:
             call.run()
         except Exception as error:  # noqa: BLE001 - a sink is foreign code; the publisher raises its error by name

@@ -29,6 +29,8 @@ class TensorToStore:
     place: Place
     dtype: torch.dtype
     shape: tuple[int, ...]
+    num_parts: int
+    """Equal parts, by rows, in which it is written."""
     make: Callable[[], torch.Tensor]
     """Called once; gives the tensor of that dtype and shape."""
 
@@ -48,7 +50,9 @@ def write_torch_dist(
         CheckpointError: if rows of one key differ in dtype.
     """
     _check_rows(tensors)
-    _write(FileSystemWriter(folder, sync_files=False), _Planner(tensors, num_layers, common))
+    # Without copying ahead the writer asks for the items in their order, with a GPU as without.
+    writer = FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0)
+    _write(writer, _Planner(tensors, num_layers, common))
     (folder / "metadata.json").write_text(json.dumps(_BACKEND))
 
 
@@ -79,42 +83,51 @@ class _Planner(DefaultSavePlanner):
 
     def __init__(self, tensors: Sequence[TensorToStore], num_layers: int, common: Mapping[str, JsonValue]) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._tensors: dict[MetadataIndex, TensorToStore] = {}
+        self._parts: dict[MetadataIndex, tuple[TensorToStore, int]] = {}
         self._objects: dict[MetadataIndex, object] = {MetadataIndex(_COMMON_STATE_KEY): dict(common)}
         self._num_layers = num_layers
+        self._last: tuple[TensorToStore, torch.Tensor] | None = None
         for tensor in tensors:
             key, layer = tensor.place
-            offset = [0] * len(tensor.shape) if layer is None else [layer] + [0] * len(tensor.shape)
-            self._tensors[MetadataIndex(key, offset)] = tensor
+            for number in range(tensor.num_parts):
+                offset = [number * tensor.shape[0] // tensor.num_parts] + [0] * (len(tensor.shape) - 1)
+                self._parts[MetadataIndex(key, offset if layer is None else [layer, *offset])] = tensor, number
             if layer is not None and (extra := extra_state_key(key, layer, num_layers)) is not None:
                 self._objects[MetadataIndex(extra)] = None
 
     def create_local_plan(self) -> SavePlan:
         """Every item that is to be written."""
         items = [WriteItem(index=index, type=WriteItemType.BYTE_IO) for index in self._objects]
-        items += [self._item(index, tensor) for index, tensor in self._tensors.items()]
+        items += [self._item(index, tensor) for index, (tensor, _) in self._parts.items()]
         self.plan = SavePlan(items)
         return self.plan
 
     def _item(self, index: MetadataIndex, tensor: TensorToStore) -> WriteItem:
         is_row = tensor.place.layer is not None
         size = (self._num_layers, *tensor.shape) if is_row else tensor.shape
-        chunk = (1, *tensor.shape) if is_row else tensor.shape
+        part = (tensor.shape[0] // tensor.num_parts, *tensor.shape[1:])
         assert index.offset is not None
         tensor_data = TensorWriteData(
-            chunk=ChunkStorageMetadata(offsets=index.offset, sizes=torch.Size(chunk)),
+            chunk=ChunkStorageMetadata(offsets=index.offset, sizes=torch.Size((1, *part) if is_row else part)),
             properties=TensorProperties(dtype=tensor.dtype),
             size=torch.Size(size),
         )
         return WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=tensor_data)
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
-        """The bytes of an object, or the tensor."""
+        """The bytes of an object, or the part of a tensor."""
         if write_item.type is WriteItemType.BYTE_IO:
             stream = io.BytesIO()
             torch.save([self._objects[write_item.index]], stream)
             return stream
-        tensor = self._tensors[write_item.index]
-        made = tensor.make()
-        assert (made.dtype, tuple(made.shape)) == (tensor.dtype, tensor.shape)
-        return made[None] if tensor.place.layer is not None else made
+        tensor, number = self._parts[write_item.index]
+        part = self._made(tensor).chunk(tensor.num_parts)[number]
+        return part[None] if tensor.place.layer is not None else part
+
+    def _made(self, tensor: TensorToStore) -> torch.Tensor:
+        """The tensor, made once if its parts are asked for one after another."""
+        if self._last is None or self._last[0] is not tensor:
+            made = tensor.make()
+            assert (made.dtype, tuple(made.shape)) == (tensor.dtype, tensor.shape)
+            self._last = tensor, made
+        return self._last[1]

@@ -34,8 +34,6 @@ def rules_for(config: Mapping[str, JsonValue], *, vocab_multiple: int = 1) -> tu
         raise CheckpointError(
             f"config.json: architectures: expected one of {', '.join(sorted(_TABLES))}, got {architectures!r}"
         )
-    if config.get("attention_bias"):
-        raise CheckpointError("config.json: attention_bias: expected false; no rule covers the biases")
     return tuple(_TABLES[str(known[0])](ModelShape.of(config, vocab_multiple=vocab_multiple)))
 
 

@@ -23,6 +23,7 @@ class ModelShape:
     """Rows that Megatron's embedding has."""
     is_tied: bool
     """Whether the output layer is the embedding."""
+    has_attention_bias: bool
 
     @classmethod
     def of(cls, config: Mapping[str, JsonValue], *, vocab_multiple: int) -> "ModelShape":
@@ -33,7 +34,7 @@ class ModelShape:
             vocab_multiple: what the padded vocabulary size is a multiple of.
 
         Raises:
-            CheckpointError: naming the key that is missing, not a positive integer, or in contradiction to another.
+            CheckpointError: naming the key that is missing, of another type, or in contradiction to another.
         """
         if vocab_multiple < 1:
             raise CheckpointError(f"vocabulary padding: expected a multiple of at least 1, got {vocab_multiple}")
@@ -44,9 +45,6 @@ class ModelShape:
                 f"config.json: num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_groups}"
             )
         vocab = _positive(config, "vocab_size")
-        is_tied = config.get("tie_word_embeddings", False)
-        if not isinstance(is_tied, bool):
-            raise CheckpointError(f"config.json: tie_word_embeddings: expected true or false, got {is_tied!r}")
         return cls(
             num_layers=_positive(config, "num_hidden_layers"),
             hidden=hidden,
@@ -56,7 +54,8 @@ class ModelShape:
             head_dim=_positive(config, "head_dim", default=hidden // num_heads),
             vocab=vocab,
             padded_vocab=-(-vocab // vocab_multiple) * vocab_multiple,
-            is_tied=is_tied,
+            is_tied=_flag(config, "tie_word_embeddings"),
+            has_attention_bias=_flag(config, "attention_bias"),
         )
 
 
@@ -66,4 +65,11 @@ def _positive(config: Mapping[str, JsonValue], key: str, default: int | None = N
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise CheckpointError(f"config.json: {key}: expected a positive integer, got {value!r}")
+    return value
+
+
+def _flag(config: Mapping[str, JsonValue], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {key}: expected true or false, got {value!r}")
     return value

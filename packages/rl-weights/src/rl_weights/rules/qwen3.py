@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rl_weights.errors import CheckpointError
 from rl_weights.rules.model_shape import ModelShape
 from rl_weights.rules.rule import TensorRule
 from rl_weights.rules.table import gate_up, norm, qkv, row_parallel, vocabulary
@@ -9,6 +10,8 @@ from rl_weights.rules.table import gate_up, norm, qkv, row_parallel, vocabulary
 
 def qwen3(shape: ModelShape) -> Iterator[TensorRule]:
     """The table of `Qwen3ForCausalLM`."""
+    if shape.has_attention_bias:
+        raise CheckpointError("config.json: attention_bias: expected false; no rule of Qwen3 covers biases")
     hidden, inner, ffn = shape.hidden, shape.num_heads * shape.head_dim, shape.ffn
     tied = ("lm_head.weight",) if shape.is_tied else ()
     yield vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", shape, tied)

@@ -34,6 +34,11 @@ class TensorRule:
         """Shape of the whole Megatron tensor."""
         return self.hf_shapes[0]
 
+    @property
+    def num_stored_parts(self) -> int:
+        """Equal parts, by rows, in which Megatron saves the whole tensor."""
+        return 1
+
     def to_megatron(self, hf_tensors: Sequence[Tensor]) -> Tensor:
         """The whole Megatron tensor.
 
@@ -134,6 +139,11 @@ class FuseGateUp(TensorRule):
     def megatron_shape(self) -> tuple[int, ...]:
         """Shape of the whole Megatron tensor."""
         return (2 * self.hf_shapes[0][0], *self.hf_shapes[0][1:])
+
+    @property
+    def num_stored_parts(self) -> int:
+        """Equal parts, by rows, in which Megatron saves the whole tensor."""
+        return 2
 
     def unshard(self, shards: Sequence[Tensor]) -> Tensor:
         """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
