@@ -83,6 +83,9 @@ def _accept_checkpointed_state(part: Any) -> None:
 def build_scheduler(args: argparse.Namespace, optimizer: ChainedOptimizer) -> OptimizerParamScheduler:
     """The schedule of learning rate and weight decay, counted in optimizer steps.
 
+    A warm-up longer than the run is taken as far as the run goes. After a load the schedule is the one that the
+    arguments say, at the checkpoint's step: a resumed run may be longer than it was planned.
+
     Raises:
         TrainConfigError: if the learning rate is to decay and neither the flags nor the run say over how many steps.
     """
@@ -95,20 +98,22 @@ def build_scheduler(args: argparse.Namespace, optimizer: ChainedOptimizer) -> Op
             )
         num_steps = max(1, args.lr_warmup_iters + 1)
     fraction = args.lr_warmup_fraction
+    num_warmup_steps = args.lr_warmup_iters if fraction is None else fraction * num_steps
     return OptimizerParamScheduler(
         optimizer,
         init_lr=args.lr_warmup_init,
         max_lr=args.lr,
         min_lr=args.min_lr,
-        lr_warmup_steps=args.lr_warmup_iters if fraction is None else fraction * num_steps,
-        lr_decay_steps=num_steps,
+        lr_warmup_steps=num_warmup_steps,
+        # Megatron wants a decay to follow the warm-up.
+        lr_decay_steps=max(num_steps, math.floor(num_warmup_steps) + 1),
         lr_decay_style=args.lr_decay_style,
         start_wd=args.start_weight_decay,
         end_wd=args.end_weight_decay,
         wd_incr_steps=args.train_iters or num_steps,
         wd_incr_style=args.weight_decay_incr_style,
         use_checkpoint_opt_param_scheduler=False,
-        override_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
         wsd_decay_steps=args.lr_wsd_decay_iters,
         lr_wsd_decay_style=args.lr_wsd_decay_style,
     )
