@@ -1,0 +1,61 @@
+"""What the tests of several packages together share: one tiny model, one trainer and one engine a session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TEMPERATURE = 0.7
+
+
+class Stack(NamedTuple):
+    """A trainer on two tensor-parallel ranks and an engine, both in Ray actors, on the same model."""
+
+    model: Path
+    trainer: object
+    engine: object
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's tiny Qwen3 with random weights."""
+    from recipes.toy import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("toy") / "model", seed=0)
+
+
+@pytest.fixture(scope="session")
+def stack(toy_model: Path) -> Iterator[Stack]:
+    """Started at the same time, as the recipes do."""
+    from recipes.arguments.foreign import read_model_config
+    from recipes.cluster import ray_cluster
+    from rl_train.algorithms import AlgorithmConfig, make_loss
+    from rl_train.megatron.arguments import parse_megatron_args
+    from rl_train.megatron.rank import TrainerSpec
+
+    model_config = read_model_config(toy_model)
+    flags = ["--tensor-model-parallel-size", "2", "--sequence-parallel", "--optimizer", "adam", "--lr", "1e-2"]
+    spec = TrainerSpec(
+        arguments=parse_megatron_args(flags, model_config=model_config, world_size=2, train_iters=10),
+        model_config=model_config,
+        weights=toy_model,
+        loss=make_loss(AlgorithmConfig(advantage_estimator="grpo")),
+        temperature=TEMPERATURE,
+    )
+    with ray_cluster(num_actors=3):
+        from rl_rollout.ray import start_engine
+        from rl_train.ray import TrainerGroup
+
+        trainer = TrainerGroup.start(spec, world_size=2)
+        engine = start_engine(toy_model, name="engine 0")
+        try:
+            trainer.wait_ready()
+            engine.wait_ready()
+            yield Stack(toy_model, trainer, engine)
+        finally:
+            engine.close()
+            trainer.close()
