@@ -16,6 +16,7 @@ from rl_weights import (
     convert_torch_dist_to_hf,
     diff_checkpoints,
     verify_checkpoint,
+    write_hf,
 )
 from rl_weights.new_folder import new_folder
 
@@ -243,3 +244,21 @@ def test_what_the_disk_refuses_is_named(tmp_path):
         new_folder(tmp_path / "file/target"),
     ):
         pass
+
+
+def test_a_model_folder_can_be_written_from_any_tensors(tmp_path):
+    tensors = write_model(tmp_path / "hf")
+    specs = list(HFCheckpoint(tmp_path / "hf").specs.values())
+    given = [(name, tensors[name]) for name, _, _ in specs]
+    write_hf(tmp_path / "out", specs, given, hf_checkpoint=tmp_path / "hf", max_shard_bytes=50_000)
+    assert diff_checkpoints(tmp_path / "hf", tmp_path / "out").is_equal
+    assert verify_checkpoint(tmp_path / "out").has_manifest
+    for wrong, message in (
+        (given[:-1], f"the tensors end before {specs[-1][0]}"),
+        ([*given, given[0]], f"expected no more tensors, got {specs[0][0]}"),
+        ([given[1], *given[1:]], f"expected {specs[0][0]}, got {specs[1][0]}"),
+        ([(given[0][0], given[0][1].half()), *given[1:]], r"expected \('float32', .*got \('float16'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            write_hf(tmp_path / "wrong", specs, wrong, hf_checkpoint=tmp_path / "hf")
+        assert not (tmp_path / "wrong").exists()

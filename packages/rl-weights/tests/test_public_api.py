@@ -33,6 +33,7 @@ def test_the_public_names_are_these():
         "inspect_checkpoint",
         "read_manifest",
         "verify_checkpoint",
+        "write_hf",
     ]
     assert all(hasattr(rl_weights, name) for name in rl_weights.__all__)
     assert rl_weights.rules.__all__ == [

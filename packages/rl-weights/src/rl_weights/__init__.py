@@ -1,10 +1,12 @@
 """Convert, inspect and verify model checkpoints, and hand weights from a trainer to inference engines."""
 
 from rl_weights.checksum import checksum
-from rl_weights.convert import ConvertReport, convert_hf_to_torch_dist, convert_torch_dist_to_hf
+from rl_weights.conversion import ConvertReport
+from rl_weights.convert import convert_hf_to_torch_dist, convert_torch_dist_to_hf
 from rl_weights.diff import CheckpointDiff, diff_checkpoints
 from rl_weights.errors import CheckpointError, RLWeightsError, SyncError
 from rl_weights.hf import HFCheckpoint
+from rl_weights.hf_writer import write_hf
 from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
 from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
@@ -36,4 +38,5 @@ __all__ = [
     "inspect_checkpoint",
     "read_manifest",
     "verify_checkpoint",
+    "write_hf",
 ]

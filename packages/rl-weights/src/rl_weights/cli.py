@@ -10,13 +10,8 @@ from dataclasses import asdict
 
 from rich.filesize import decimal
 
-from rl_weights.convert import (
-    DEFAULT_VOCAB_MULTIPLE,
-    ConvertReport,
-    Progress,
-    convert_hf_to_torch_dist,
-    convert_torch_dist_to_hf,
-)
+from rl_weights.conversion import ConvertReport, Progress
+from rl_weights.convert import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist, convert_torch_dist_to_hf
 from rl_weights.diff import diff_checkpoints
 from rl_weights.errors import CheckpointError, RLWeightsError
 from rl_weights.hf_writer import DEFAULT_SHARD_BYTES

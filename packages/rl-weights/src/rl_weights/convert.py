@@ -1,19 +1,17 @@
 """Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, one tensor at a time."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from rl_weights.checksum import checksum
-from rl_weights.dtypes import dtype_named, num_bytes
+from rl_weights.conversion import ConversionLog, ConvertReport, Progress
+from rl_weights.dtypes import dtype_named
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import HFCheckpoint, read_config
 from rl_weights.hf_view import TorchDistAsHF
-from rl_weights.hf_writer import DEFAULT_SHARD_BYTES, carry_over, write_tensors
-from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
+from rl_weights.hf_writer import DEFAULT_SHARD_BYTES, write_hf
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule, check_covered, rules_for
@@ -21,20 +19,8 @@ from rl_weights.torch_dist import TorchDistCheckpoint
 from rl_weights.torch_dist_names import place_of, stored_name
 from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE, TensorToStore, write_torch_dist
 
-type Progress = Callable[[int, int], None]
-"""Called after each tensor with the bytes written so far and in all."""
-
 DEFAULT_VOCAB_MULTIPLE = 128
 """Megatron's own default of make-vocab-size-divisible-by."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertReport:
-    """What a conversion wrote."""
-
-    num_tensors: int
-    num_bytes: int
-    seconds: float
 
 
 def convert_hf_to_torch_dist(
@@ -64,7 +50,6 @@ def convert_hf_to_torch_dist(
         >>> convert_hf_to_torch_dist("Qwen3-4B", "Qwen3-4B_torch_dist").num_tensors
         290
     """
-    started = time.monotonic()
     source = HFCheckpoint(Path(hf_checkpoint))
     multiple = make_vocab_size_divisible_by * tensor_model_parallel_size
     rules = rules_for(source.config, vocab_multiple=multiple)
@@ -72,15 +57,14 @@ def convert_hf_to_torch_dist(
     num_layers = _num_layers(rules)
     _check_divides(rules, num_layers, tensor_model_parallel_size, pipeline_model_parallel_size)
     _check_shapes(rules, source.specs)
-    entries: list[ManifestTensor] = []
-    counter = _Counter(sum(_stored_bytes(rule, source) for rule in rules), progress)
-    tensors = [_to_store(rule, source, entries, counter) for rule in rules]
+    log = ConversionLog(sum(_stored_bytes(rule, source) for rule in rules), progress)
+    tensors = [_to_store(rule, source, log) for rule in rules]
     with new_folder(Path(save)) as folder:
         (folder / RELEASE).mkdir()
         write_torch_dist(folder / RELEASE, tensors, num_layers, {"checkpoint_version": 3.0, "iteration": 0})
-        Manifest(SCHEMA_VERSION, tuple(entries)).write(folder / RELEASE)
+        log.manifest().write(folder / RELEASE)
         (folder / TRACKER_FILE).write_text(RELEASE)
-    return ConvertReport(num_tensors=len(tensors), num_bytes=counter.done, seconds=time.monotonic() - started)
+    return log.report()
 
 
 def convert_torch_dist_to_hf(
@@ -104,33 +88,15 @@ def convert_torch_dist_to_hf(
         CheckpointError: for a checkpoint that is incomplete, damaged, or does not belong to that config.json.
             `save_hf` is as it was.
     """
-    started = time.monotonic()
-    if max_shard_bytes < 1:
-        raise CheckpointError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
     source = TorchDistAsHF(TorchDistCheckpoint(Path(load)), read_config(Path(hf_checkpoint)))
-    specs = list(source.specs.values())
-    counter = _Counter(sum(num_bytes(dtype, shape) for _, dtype, shape in specs), progress)
-    entries: list[ManifestTensor] = []
-    with new_folder(Path(save_hf)) as folder:
-        carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
-        tensors = _noted(source.iter_tensors(), entries, counter)
-        write_tensors(folder, specs, tensors, max_shard_bytes=max_shard_bytes)
-        Manifest(SCHEMA_VERSION, tuple(entries)).write(folder)
-    return ConvertReport(num_tensors=len(specs), num_bytes=counter.done, seconds=time.monotonic() - started)
-
-
-class _Counter:
-    """Bytes written so far."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done = 0
-        self._total = total
-        self._progress = progress
-
-    def add(self, tensor: torch.Tensor) -> None:
-        self.done += tensor.nbytes
-        if self._progress is not None:
-            self._progress(self.done, self._total)
+    return write_hf(
+        save_hf,
+        list(source.specs.values()),
+        source.iter_tensors(),
+        hf_checkpoint=hf_checkpoint,
+        max_shard_bytes=max_shard_bytes,
+        progress=progress,
+    )
 
 
 def _num_layers(rules: Sequence[TensorRule]) -> int:
@@ -163,9 +129,7 @@ def _stored_bytes(rule: TensorRule, source: HFCheckpoint) -> int:
     return torch.Size(rule.megatron_shape).numel() * _dtype_of(rule, source).itemsize
 
 
-def _to_store(
-    rule: TensorRule, source: HFCheckpoint, entries: list[ManifestTensor], counter: _Counter
-) -> TensorToStore:
+def _to_store(rule: TensorRule, source: HFCheckpoint, log: ConversionLog) -> TensorToStore:
     name = stored_name(rule.megatron_name)
 
     def make() -> torch.Tensor:
@@ -176,8 +140,7 @@ def _to_store(
                     f"{source.files[tied]}: config.json ties {tied} to {rule.hf_names[0]}, but their values differ"
                 )
         tensor = rule.to_megatron(parts).contiguous()
-        entries.append(ManifestTensor.of(name, tensor))
-        counter.add(tensor)
+        log.note(name, tensor)
         return tensor
 
     return TensorToStore(
@@ -187,13 +150,3 @@ def _to_store(
         num_parts=rule.num_stored_parts,
         make=make,
     )
-
-
-def _noted(
-    tensors: Iterator[tuple[str, torch.Tensor]], entries: list[ManifestTensor], counter: _Counter
-) -> Iterator[torch.Tensor]:
-    for name, tensor in tensors:
-        contiguous = tensor.contiguous()
-        entries.append(ManifestTensor.of(name, contiguous))
-        counter.add(contiguous)
-        yield contiguous

@@ -9,10 +9,12 @@ import torch
 
 from rl_weights.buckets import Bucket, plan_buckets
 from rl_weights.checksum import as_bytes
+from rl_weights.conversion import ConversionLog, ConvertReport, Progress
 from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_name, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import INDEX_FILE, SINGLE_FILE, read_config
 from rl_weights.manifest import MANIFEST_FILE
+from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -20,6 +22,48 @@ _DTYPE_CODES = {name: code for code, name in SAFETENSORS_NAMES.items()}
 # The format wants the tensors' bytes to start at a multiple of this.
 _ALIGNMENT = 8
 _NOT_CARRIED_OVER = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+
+
+def write_hf(
+    save_hf: Path | str,
+    specs: Sequence[TensorSpec],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    hf_checkpoint: Path | str,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Writes a whole model folder: weights, configuration, tokenizer and manifest. Holds one tensor at a time.
+
+    Args:
+        save_hf: folder to make; must not be there, or be empty.
+        specs: what is to be written.
+        tensors: names and tensors, in the order of `specs`.
+        hf_checkpoint: model folder from which all but the weights is carried over.
+        max_shard_bytes: size of a safetensors file at most, unless one tensor is larger.
+        progress: told of each tensor.
+
+    Raises:
+        CheckpointError: naming a tensor that is not as its spec says, or what the disk refuses. `save_hf` is as it was.
+    """
+    if max_shard_bytes < 1:
+        raise CheckpointError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
+    log = ConversionLog(sum(num_bytes(dtype, shape) for _, dtype, shape in specs), progress)
+
+    def noted() -> Iterator[torch.Tensor]:
+        names = iter([name for name, _, _ in specs])
+        for name, tensor in tensors:
+            if name != (expected := next(names, "no more tensors")):
+                raise CheckpointError(f"{save_hf}: expected {expected}, got {name}")
+            contiguous = tensor.detach().contiguous().cpu()
+            log.note(name, contiguous)
+            yield contiguous
+
+    with new_folder(Path(save_hf)) as folder:
+        carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
+        write_tensors(folder, specs, noted(), max_shard_bytes=max_shard_bytes)
+        log.manifest().write(folder)
+    return log.report()
 
 
 def write_tensors(
@@ -44,6 +88,8 @@ def write_tensors(
     given = iter(tensors)
     for file, shard in zip(files, shards, strict=True):
         _write_shard(folder / file, shard, given)
+    if next(given, None) is not None:
+        raise CheckpointError(f"{folder}: more tensors than the {len(specs)} specs")
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name, _, _ in shard.specs}
         total = sum(shard.num_bytes for shard in shards)
@@ -55,11 +101,12 @@ def _write_shard(file: Path, shard: Bucket, tensors: Iterator[torch.Tensor]) -> 
     with file.open("wb") as stream:
         stream.write(_header(shard.specs))
         for name, dtype, shape in shard.specs:
-            tensor = next(tensors)
-            if (dtype_name(tensor.dtype), tuple(tensor.shape)) != (dtype, shape):
-                raise CheckpointError(
-                    f"{name}: expected {dtype} of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}"
-                )
+            tensor = next(tensors, None)
+            if tensor is None:
+                raise CheckpointError(f"{file}: the tensors end before {name}")
+            actual = (dtype_name(tensor.dtype), tuple(tensor.shape))
+            if actual != (dtype, shape):
+                raise CheckpointError(f"{file}: {name}: expected {(dtype, shape)}, got {actual}")
             stream.write(memoryview(as_bytes(tensor).cpu().numpy()))
 
 

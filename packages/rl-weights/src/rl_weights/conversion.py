@@ -1,0 +1,48 @@
+"""What every conversion counts and reports."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
+
+type Progress = Callable[[int, int], None]
+"""Called after each tensor with the bytes written so far and in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport:
+    """What a conversion wrote."""
+
+    num_tensors: int
+    num_bytes: int
+    seconds: float
+
+
+class ConversionLog:
+    """Notes every tensor that is written, for the manifest, the progress and the report."""
+
+    def __init__(self, num_bytes: int, progress: Progress | None) -> None:
+        self._started = time.monotonic()
+        self._num_bytes = num_bytes
+        self._num_written_bytes = 0
+        self._progress = progress
+        self._entries: list[ManifestTensor] = []
+
+    def note(self, name: str, tensor: torch.Tensor) -> None:
+        """Counts a contiguous tensor that is about to be written."""
+        self._entries.append(ManifestTensor.of(name, tensor))
+        self._num_written_bytes += tensor.nbytes
+        if self._progress is not None:
+            self._progress(self._num_written_bytes, self._num_bytes)
+
+    def manifest(self) -> Manifest:
+        """Every tensor so far."""
+        return Manifest(SCHEMA_VERSION, tuple(self._entries))
+
+    def report(self) -> ConvertReport:
+        """What was written, and the time since this log was made."""
+        seconds = time.monotonic() - self._started
+        return ConvertReport(num_tensors=len(self._entries), num_bytes=self._num_written_bytes, seconds=seconds)
