@@ -25,12 +25,11 @@ from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import LOOPBACK, Address, TrainerRank, TrainerSpec
 from rl_train.trainer import StepResult
-from rl_weights.errors import RLWeightsError
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from rl_weights import PublishReport, WeightSink
+    from rl_weights import PublishReport, RLWeightsError, WeightSink
 
 # After one rank fails, the others fail too, because it left them alone: this long we wait to see who was first.
 _GRACE_S = 1.0
@@ -285,13 +284,16 @@ def _longest(config: TrainerGroupConfig) -> float:
     return max(config.trainer_start_timeout_s, config.trainer_step_timeout_s, config.trainer_checkpoint_timeout_s)
 
 
-def _first_cause(failures: Sequence[_Failure], doing: str) -> RLTrainError | RLWeightsError:
+def _first_cause(failures: Sequence[_Failure], doing: str) -> "RLTrainError | RLWeightsError":
     """The failure that brought the others about, as our own error.
 
     Errors in what was asked for, and those of rl-weights, leave the trainer whole: only TrainerError does not.
 
     A rank that died, or failed by itself, leaves the others with a broken connection.
     """
+
+    # Importing rl-weights loads torch, which ranks do after they have set its threads.
+    from rl_weights.errors import RLWeightsError
 
     def suspicion(failure: _Failure) -> int:
         if isinstance(failure.error, RayActorError):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rl_weights import convert_hf_to_torch_dist
+
 HERE = Path(__file__).parent
 TP2 = ["--tensor-model-parallel-size", "2"]
 PP2 = ["--pipeline-model-parallel-size", "2"]
@@ -31,6 +33,7 @@ CASES = [
     {"name": "tp", "do": "train", "world_size": 2, "flags": TP2},
     {"name": "sp", "do": "train", "world_size": 2, "flags": [*TP2, "--sequence-parallel"]},
     {"name": "pp", "do": "train", "world_size": 2, "flags": PP2},
+    {"name": "from_release", "do": "train", "world_size": 2, "flags": TP2, "weights": "torch_dist"},
     {"name": "policy_sp", "do": "train", "world_size": 2, "flags": [*TP2, "--sequence-parallel"], "loss": "policy"},
     {"name": "policy_pp", "do": "train", "world_size": 2, "flags": PP2, "loss": "policy"},
     {"name": "resume_dp", "do": "resume", "world_size": 2, "flags": []},
@@ -88,6 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[[Path]
 @pytest.fixture(scope="session")
 def results(folder: Path) -> dict:
     """What two rank processes gave for all cases."""
+    convert_hf_to_torch_dist(folder / "model", folder / "torch_dist", tensor_model_parallel_size=2)
     (folder / "cases.json").write_text(json.dumps(CASES))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
     ranks = [

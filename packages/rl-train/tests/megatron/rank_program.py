@@ -76,7 +76,8 @@ class Case:
         return getattr(self, self.case["do"])()
 
     def train(self) -> dict:
-        trainer = self.trainer()
+        weights = self.folder / self.case["weights"] if "weights" in self.case else None
+        trainer = self.trainer(weights)
         batch = self.batch(trainer)
         logprobs = trainer.compute_logprobs(batch)
         steps = [step_json(trainer.train_step(batch)) for _ in range(3)]
@@ -92,6 +93,7 @@ class Case:
         batch = self.batch(trainer)
         steps = [step_json(trainer.train_step(batch)) for _ in range(2)]
         saved = trainer.save_checkpoint(checkpoints, {"position": 7, "buffer": [1, "a"]})
+        trainer.export_hf(self.folder / f"{self.case['name']}.hf", self.model)
         rng = torch.rand(2).tolist()
         steps += [step_json(trainer.train_step(batch)) for _ in range(2)]
         weights = digest(trainer)

@@ -62,6 +62,7 @@ def test_half_precision_is_near_float32(results: dict) -> None:
         ("recompute_attention", "one"),
         ("dp", "one"),
         ("tp", "one"),
+        ("from_release", "one"),
         ("sp", "one"),
         ("pp", "one"),
         ("policy_sp", "policy"),
@@ -136,6 +137,22 @@ def test_training_can_start_from_the_weights_of_a_checkpoint_in_any_layout(
     results: dict, name: str, written_by: str
 ) -> None:
     assert results[name]["loss_from_weights"] == pytest.approx(results[written_by]["steps"][2]["loss"], **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["resume_dp", "resume_pp", "resume_bf16"])
+def test_a_checkpoint_converts_to_the_model_that_the_trainer_exports(
+    results: dict, folder: Path, tmp_path: Path, name: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from rl_weights import convert_torch_dist_to_hf
+
+    convert_torch_dist_to_hf(folder / f"{name}.checkpoints", folder / "model", tmp_path / "hf")
+    converted = load_file(tmp_path / "hf" / "model.safetensors")
+    exported = load_file(folder / f"{name}.hf" / "model.safetensors")
+    assert converted.keys() == exported.keys()
+    assert all(torch.equal(converted[tensor], exported[tensor]) for tensor in exported)
 
 
 def test_a_rank_that_dies_while_saving_leaves_the_checkpoint_before(results: dict) -> None:

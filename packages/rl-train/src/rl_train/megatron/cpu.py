@@ -22,6 +22,7 @@ import torch
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("arange", "as_tensor", "empty", "full", "ones", "rand", "tensor", "zeros")
+_GPU_LIBRARIES = ("flash_attn", "flashinfer")
 
 
 def enable_cpu_support() -> bool:
@@ -42,7 +43,7 @@ def enable_cpu_support() -> bool:
     _redirect_cuda()
     _redirect_factories()
     _redirect_tensor_methods()
-    _import_without_compilation()
+    _import_for_cpu()
     _redirect_generators()
     return True
 
@@ -147,22 +148,32 @@ def _redirect_tensor_methods() -> None:
     tensor.cuda = lambda self, *_, **__: self
 
 
-def _import_without_compilation() -> None:
-    """Imports Megatron while `torch.compile` leaves functions as they are, and leaves its jit_fuser switched off."""
+def _import_for_cpu() -> None:
+    """Imports Megatron so that it neither compiles functions nor loads kernels for GPUs.
+
+    Meanwhile `torch.compile` leaves functions as they are, and kernel libraries for GPUs are hidden, if installed: they
+    cannot run here and take half of the time. Megatron's jit_fuser stays switched off.
+    """
 
     def as_is(function: Callable[..., Any] | None = None, **_: object) -> Callable[..., Any]:
         return function if function is not None else as_is
 
     compile_: Any = torch.compile
+    hidden = [name for name in _GPU_LIBRARIES if name not in sys.modules]
     torch.compile = as_is  # type: ignore[assignment]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(hidden))
     try:
         with warnings.catch_warnings():
             # Megatron warns about accelerators that are not installed.
             warnings.simplefilter("ignore")
             importlib.import_module("megatron.core.models.gpt")
+            importlib.import_module("megatron.training.training")
             jit = importlib.import_module("megatron.core.jit")
     finally:
         torch.compile = compile_
+        for name in hidden:
+            del modules[name]
     jit.disable_jit_fuser()
 
 

@@ -30,6 +30,7 @@ class MegatronTensorSource:
         self._pp = pipeline_group()
         self._is_first_copy = parallel_state.get_data_parallel_rank() == 0
         self._empty = next(iter(self._weights.values())).detach().new_empty(0)
+        self._iteration: Iterator[tuple[str, Tensor]] | None = None
         names: list[list[str]] = [[]] * self._pp.size()
         dist.all_gather_object(names, list(self._weights), group=self._pp)
         # A tied output layer on the last stage has no rule; the embedding's is read where the first stage has it.
@@ -49,23 +50,25 @@ class MegatronTensorSource:
             for name, shape in zip(rule.hf_names, rule.hf_shapes, strict=True)
         ]
 
-    @torch.no_grad()
     def iter_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, whole, on the writer; empty ones elsewhere. Collective.
+        """Every tensor, whole, on the writer; empty ones elsewhere. Collective; see `finish`."""
+        self._iteration = self._iterate()
+        return self._iteration
 
-        A writer that stops early takes part to the end all the same, so that the other ranks do not wait for it.
-        """
-        rules = iter(self._rules)
-        try:
-            for rule in rules:
-                whole = self._gather(rule)
-                if whole is None:
-                    yield from ((name, self._empty) for name in rule.hf_names)
-                else:
-                    yield from zip(rule.hf_names, rule.to_hf(whole), strict=True)
-        finally:
-            for rule in rules:
-                self._gather(rule)
+    def finish(self) -> None:
+        """Ends an iteration that its caller has left, so that the other ranks do not wait for this one."""
+        if self._iteration is not None:
+            for _ in self._iteration:
+                pass
+
+    @torch.no_grad()
+    def _iterate(self) -> Iterator[tuple[str, Tensor]]:
+        for rule in self._rules:
+            whole = self._gather(rule)
+            if whole is None:
+                yield from ((name, self._empty) for name in rule.hf_names)
+            else:
+                yield from zip(rule.hf_names, rule.to_hf(whole), strict=True)
 
     def _gather(self, rule: TensorRule) -> Tensor | None:
         """The whole tensor on the writer, None elsewhere."""

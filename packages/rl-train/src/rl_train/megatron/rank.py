@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from rl_data import TrainBatch
 from rl_data.json import JsonValue
-from rl_train.algorithms import LossFunction
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.trainer import StepResult
@@ -31,6 +30,8 @@ from rl_train.trainer import StepResult
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
+    from rl_train.algorithms import LossFunction
+    from rl_train.megatron.export import MegatronTensorSource
     from rl_train.megatron.trainer import MegatronTrainer
     from rl_weights import Publisher, PublishReport, WeightSink
 
@@ -52,7 +53,7 @@ class TrainerSpec:
     arguments: MegatronArguments
     model_config: Mapping[str, JsonValue]
     weights: Path
-    loss: LossFunction
+    loss: "LossFunction"
     temperature: float = 1.0
     reference: Path | None = None
     """Weights of the reference policy, if it is needed."""
@@ -77,6 +78,7 @@ class TrainerRank:
         self._thread = threading.get_ident()
         self._store: Store | None = None
         self._trainer: MegatronTrainer | None = None
+        self._source: MegatronTensorSource | None = None
         self._publisher: Publisher | None = None
         # Read by OpenMP when torch is loaded.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
@@ -158,14 +160,19 @@ class TrainerRank:
         from rl_weights import Publisher
 
         with self._doing_now(f"planning weight sync to {len(sinks)} engines"):
-            source = self._ready.tensor_source()
-            self._publisher = Publisher(source, sinks if source.is_writer else (), bucket_bytes=bucket_bytes)
+            self._source = self._ready.tensor_source()
+            used = sinks if self._source.is_writer else ()
+            self._publisher = Publisher(self._source, used, bucket_bytes=bucket_bytes)
 
     def publish(self, version: int) -> "PublishReport":
         """Hands the weights to the sinks as `version`. Collective."""
         assert self._publisher is not None, "set_sinks() comes first"
+        assert self._source is not None
         with self._doing_now(f"publishing version {version}"):
-            return self._publisher.publish(version)
+            try:
+                return self._publisher.publish(version)
+            finally:
+                self._source.finish()
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `MegatronTrainer.save_checkpoint`."""

@@ -1,0 +1,34 @@
+"""The names that the package promises, and what importing them costs."""
+
+import subprocess
+import sys
+
+import rl_train
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level modules of a fresh process after the statement."""
+    program = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_names_of_the_package() -> None:
+    assert sorted(rl_train.__all__) == [
+        "RLTrainError",
+        "StepResult",
+        "TrainConfigError",
+        "Trainer",
+        "TrainerDeadlineError",
+        "TrainerError",
+    ]
+
+
+def test_importing_the_package_loads_no_framework() -> None:
+    statement = "import rl_train, rl_train.megatron.config, rl_train.megatron.checkpoint_folder, rl_train.testing"
+    assert not modules_after(statement) & {"torch", "megatron", "ray", "transformers"}
+
+
+def test_a_rank_sets_its_threads_before_torch_is_loaded() -> None:
+    assert not modules_after("import rl_train.megatron.rank") & {"torch", "megatron", "ray"}
+    assert "torch" not in modules_after("import rl_train.ray")
