@@ -144,9 +144,13 @@ def test_ranks_that_do_not_write_only_take_part_in_the_iteration():
 
 
 def test_a_source_that_does_not_keep_to_its_specs_is_named():
+    given = []
+
     class Renaming(InMemorySource):
         def iter_tensors(self):
-            return ((name.upper(), tensor) for name, tensor in self.tensors.items())
+            for name, tensor in self.tensors.items():
+                given.append(name)
+                yield name.upper(), tensor
 
     class Short(InMemorySource):
         def iter_tensors(self):
@@ -165,6 +169,7 @@ def test_a_source_that_does_not_keep_to_its_specs_is_named():
         with pytest.raises(SyncError, match=message):
             Publisher(source_type(small_tensors()), [sink], bucket_bytes=16).publish(1)
         assert sink.weight_version() is None
+    assert given == list(small_tensors()), "the other ranks wait for this one to iterate to the end"
 
 
 def test_a_source_that_fails_leaves_no_sink_loading():

@@ -112,12 +112,16 @@ class Publisher:
             for index, (sink, unfinished) in enumerate(zip(self._sinks, self._latest_calls, strict=True))
         ]
         progress = _Progress(workers)
+        tensors = self._source.iter_tensors()
         try:
             self._begin(version, progress)
-            self._send(version, progress)
+            self._send(version, tensors, progress)
             self._commit(version, progress)
         except Exception:
-            # The source failed. A sink that still loads would be met by the next publish, which takes the same buffers.
+            # The source failed, or is not as it says. Its other ranks still iterate, so this one does too; and a sink
+            # that still loads would be met by the next publish, which takes the same buffers.
+            for _ in tensors:
+                pass
             for calls in (progress.begin, *progress.loads):
                 _wait(workers, calls)
             raise
@@ -139,8 +143,7 @@ class Publisher:
             for worker in progress.workers
         ]
 
-    def _send(self, version: int, progress: _Progress) -> None:
-        tensors = self._source.iter_tensors()
+    def _send(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
         for index, bucket in enumerate(self._buckets):
             if index >= _NUM_BUFFERS:
                 self._wait_for_bucket(index - _NUM_BUFFERS, progress)
