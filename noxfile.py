@@ -71,9 +71,12 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Every test that runs without a GPU."""
+    """Every test that runs without a GPU. Arguments take the place of the folders."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "-m", "not gpu", *session.posargs)
+    # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
+    folders = [f"packages/{name}" for name in PACKAGES] + ["tests"]
+    for arguments in [session.posargs] if session.posargs else [[folder] for folder in folders]:
+        _run(session, str(PYTHON), "-m", "pytest", "-m", "not gpu", *arguments)
 
 
 def _pytest_folder(session: nox.Session, folder: str, *options: str) -> None:

@@ -127,7 +127,7 @@ def grpo_flags(folders: QuickstartFolders, seed: int, num_rollout: int | None) -
         *("--hf-checkpoint", str(folders.sft / "model")),
         *("--load", str(folders.torch_dist)),
         *("--prompt-data", str(folders.data / "train.jsonl")),
-        *("--eval-prompt-data", "arithmetic", str(folders.data / "eval.jsonl")),
+        *("--eval-prompt-data", "arithmetic", str(folders.data / "eval.jsonl"), "--eval-interval", "10"),
         *("--run-dir", str(folders.grpo)),
         *("--seed", str(seed + 1), "--rollout-seed", str(seed)),
         *(() if num_rollout is None else ("--num-rollout", str(num_rollout))),
