@@ -1,6 +1,6 @@
 """The one definition of green. `nox -l` lists the sessions; CI and CONTRIBUTING call them by name.
 
-Sessions that need the whole stack share one environment, `.venv`, which is made on first use and again when a pin changes.
+Sessions that need the whole stack share one environment, `.venv`, made on first use and again when a pin changes.
 Sessions that prove something about an environment (unit, wheels) make one of their own.
 """
 

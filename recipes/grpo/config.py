@@ -17,6 +17,7 @@ from recipes.config import (
 )
 from recipes.errors import UsageError
 from recipes.grpo.evaluation import EvalSet, open_eval_sets
+from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
 from rl_data.json import JsonValue
@@ -25,7 +26,6 @@ from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.algorithms import AlgorithmConfig
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
-from rl_weights.rules import rules_for
 
 PROGRAM = "python -m recipes.grpo"
 OWN_CONFIGS = (
@@ -83,15 +83,16 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="GRPO with Megatron-Core and SGLang.")
     run, rollout, batch = parsed.get(RunConfig), parsed.get(RolloutConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
-    check_folder(run.run_dir, config_text=config_text, is_resumed=run.resume)
+    check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
     num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
     model_config = read_model_config(run.hf_checkpoint)
-    rules_for(model_config)
+    check_weights(run.hf_checkpoint, model_config)
     GraderPool(parsed.get(RewardConfig).rm_type).close()
     tokenizer = load_tokenizer(run.hf_checkpoint)
     data = _with_prompt_limit(parsed.get(PromptDataConfig), rollout, batch)
     source = PromptSource(data, tokenizer)
     source.validate()
+    require_one(PromptSource(data, tokenizer))
     eval_sets = open_eval_sets(parsed.get(EvalConfig), data, tokenizer)
     num_rollouts = run.num_steps(num_rows=len(source), rows_per_step=rollout.rollout_batch_size)
     world_size = parsed.get(ActorConfig).world_size

@@ -11,7 +11,7 @@ from recipes.grpo.evaluation import evaluate_set
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
 from recipes.grpo.step import train_on
-from recipes.run_folder import RunFolder
+from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
 from rl_rollout import Rollout
 
@@ -32,59 +32,69 @@ def run(job: GRPOJob) -> None:
         start_processes(job, console) as processes,
     ):
         grader.start()
-        first = _resume(job, processes, folder) if job.run.resume else 0
-        asyncio.run(_train(job, processes, grader, folder, console, first))
+        grpo = _GRPO(job, processes, grader, folder, console)
+        asyncio.run(grpo.train(first_step=grpo.resume() if job.run.resume else 1))
         processes.trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
 
 
-async def _train(
-    job: GRPOJob, processes: Processes, grader: GraderPool, folder: RunFolder, console: StepConsole, first: int
-) -> None:
-    trainer, pool = processes.trainer, processes.pool
-    rollout = Rollout(job.rollout, pool, grader)
-    publish(first, processes)
-    if first == 0 and not job.evaluation.skip_eval_before_train:
-        await _evaluate(job, processes, grader, folder, console, step=0)
-    for step in console.track(range(first, job.num_rollouts), what="grpo", total=job.num_rollouts, completed=first):
-        clock = PhaseClock()
-        drawn = await rollout.collect(job.source)
-        with clock.phase("train"):
-            results = train_on(drawn.groups, trainer, job)
-        with clock.phase("publish"):
-            publish(step + 1, processes)
-        record = grpo_record(step + 1, drawn, results, clock.seconds())
-        folder.log_metrics(record)
-        folder.log_samples([sample for group in drawn.groups for sample in group.samples], step=step + 1)
-        console.step(f"grpo {step + 1}", step_line(record))
-        if job.evaluation.is_due(step + 1, num_rollouts=job.num_rollouts):
-            await _evaluate(job, processes, grader, folder, console, step=step + 1)
-        if job.run.is_save_due(step + 1, num_steps=job.num_rollouts):
-            trainer.save_checkpoint(folder.checkpoints, {"step": step + 1, "source": job.source.state_dict()})
+class _GRPO:
+    """The parts of a run, and the loop over them."""
 
+    def __init__(
+        self, job: GRPOJob, processes: Processes, grader: GraderPool, folder: RunFolder, console: StepConsole
+    ) -> None:
+        self.job, self.grader, self.folder, self.console = job, grader, folder, console
+        self.trainer, self.engines, self.pool = processes.trainer, processes.engines, processes.pool
+        self.rollout = Rollout(job.rollout, processes.pool, grader)
 
-def publish(step: int, processes: Processes) -> None:
-    """Hands the weights after `step` to every engine; versions count from 1."""
-    processes.trainer.publish(step + 1, processes.engines)
-    processes.pool.set_policy_version(step + 1)
+    async def train(self, *, first_step: int) -> None:
+        """Takes the steps `first_step` to the last, counted from 1."""
+        job, last = self.job, self.job.num_rollouts
+        self.publish(after_step=first_step - 1)
+        if first_step == 1 and not job.evaluation.skip_eval_before_train:
+            await self.evaluate(after_step=0)
+        steps = range(first_step, last + 1)
+        for step in self.console.track(steps, what="grpo", total=last, completed=first_step - 1):
+            clock = PhaseClock()
+            drawn = await self.rollout.collect(job.source)
+            with clock.phase("train"):
+                results = train_on(drawn.groups, self.trainer, job)
+            with clock.phase("publish"):
+                self.publish(after_step=step)
+            self.log(grpo_record(step, drawn, results, clock.seconds()), title=f"grpo {step}")
+            self.folder.log_samples([sample for group in drawn.groups for sample in group.samples], step=step)
+            if job.evaluation.is_due(step, num_rollouts=last):
+                await self.evaluate(after_step=step)
+            if job.run.is_save_due(step, num_steps=last):
+                self.save(step)
 
+    def publish(self, *, after_step: int) -> None:
+        """Hands the present weights to every engine; versions count from 1."""
+        self.trainer.publish(after_step + 1, self.engines)
+        self.pool.set_policy_version(after_step + 1)
 
-async def _evaluate(
-    job: GRPOJob, processes: Processes, grader: GraderPool, folder: RunFolder, console: StepConsole, *, step: int
-) -> None:
-    for eval_set in job.eval_sets:
-        report = await evaluate_set(eval_set, processes.pool, grader, job.evaluation, job.rollout)
-        record = eval_record(step, eval_set.name, report)
-        folder.log_metrics(record)
-        console.step(f"eval {step}", step_line(record))
+    async def evaluate(self, *, after_step: int) -> None:
+        """Samples and grades every evaluation set."""
+        for eval_set in self.job.eval_sets:
+            report = await evaluate_set(eval_set, self.pool, self.grader, self.job.evaluation, self.job.rollout)
+            self.log(eval_record(after_step, eval_set.name, report), title=f"eval {after_step}")
 
+    def log(self, record: MetricsLine, *, title: str) -> None:
+        """One line into metrics.jsonl and its short form onto the terminal."""
+        self.folder.log_metrics(record)
+        self.console.step(title, step_line(record))
 
-def _resume(job: GRPOJob, processes: Processes, folder: RunFolder) -> int:
-    """Takes the last checkpoint's place in the data and forgets what was logged after it; returns its step."""
-    state = processes.trainer.load_checkpoint(folder.checkpoints)
-    step, source = state["step"], state["source"]
-    assert isinstance(step, int)
-    assert isinstance(source, dict)
-    job.source.load_state_dict(source)
-    folder.keep_until(step)
-    return step
+    def save(self, step: int) -> None:
+        """Writes a checkpoint that `resume` goes on from."""
+        self.trainer.save_checkpoint(self.folder.checkpoints, {"step": step, "source": self.job.source.state_dict()})
+
+    def resume(self) -> int:
+        """Takes the last checkpoint's place in the data, forgets what was logged after it, and returns the next step."""
+        state = self.trainer.load_checkpoint(self.folder.checkpoints)
+        step, source = state["step"], state["source"]
+        assert isinstance(step, int)
+        assert isinstance(source, dict)
+        self.job.source.load_state_dict(source)
+        self.folder.keep_until(step)
+        return step + 1
