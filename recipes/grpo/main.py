@@ -90,7 +90,7 @@ class _GRPO:
         self.trainer.save_checkpoint(self.folder.checkpoints, {"step": step, "source": self.job.source.state_dict()})
 
     def resume(self) -> int:
-        """Takes the last checkpoint's place in the data, forgets what was logged after it, and returns the next step."""
+        """Takes the last checkpoint's place in the data and forgets what was logged after it; returns the next step."""
         state = self.trainer.load_checkpoint(self.folder.checkpoints)
         step, source = state["step"], state["source"]
         assert isinstance(step, int)
