@@ -305,7 +305,7 @@ def _first_cause(failures: Sequence[_Failure], doing: str) -> "RLTrainError | RL
     others = sorted(failure.rank for failure in failures if failure.rank != rank)
     also = f"\n(then also: rank {', rank '.join(map(str, others))})" if others else ""
     if isinstance(error, RayActorError):
-        return TrainerError(f"trainer rank {rank} of its group died while {doing}: {error}{also}")
+        return TrainerError(f"trainer rank {rank} died while {doing}: {error}{also}")
     if isinstance(error, RayTaskError) and isinstance(error.cause, RLTrainError | RLWeightsError):
         return error.cause
     return TrainerError(f"trainer rank {rank} failed while {doing}:\n{error}{also}")

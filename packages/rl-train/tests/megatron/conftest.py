@@ -26,6 +26,15 @@ CASES = [
         "flags": ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", "1"],
     },
     {"name": "recompute_attention", "do": "train", "world_size": 1, "flags": ["--recompute-activations"]},
+    {
+        "name": "recompute_modules",
+        "do": "train",
+        "world_size": 1,
+        "flags": ["--recompute-granularity", "selective", "--recompute-modules", "mlp", "core_attn"],
+    },
+    {"name": "untied", "do": "train", "world_size": 1, "flags": [], "model": "untied"},
+    {"name": "untied_sp", "do": "train", "world_size": 2, "flags": [*TP2, "--sequence-parallel"], "model": "untied"},
+    {"name": "untied_pp", "do": "train", "world_size": 2, "flags": PP2, "model": "untied"},
     {"name": "bf16", "do": "train", "world_size": 1, "flags": ["--bf16"]},
     {"name": "reference", "do": "reference", "world_size": 1, "flags": []},
     {"name": "skip", "do": "skip", "world_size": 1, "flags": []},
@@ -49,8 +58,8 @@ CASES = [
 
 
 @pytest.fixture(scope="session")
-def make_model() -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
+def make_model() -> Callable[..., Path]:
+    def make(folder: Path, *, is_tied: bool = True) -> Path:
         import torch
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -64,7 +73,7 @@ def make_model() -> Callable[[Path], Path]:
             head_dim=16,
             max_position_embeddings=64,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            tie_word_embeddings=True,
+            tie_word_embeddings=is_tied,
             dtype="float32",
         )
         with torch.random.fork_rng(devices=[]):
@@ -82,9 +91,10 @@ def make_model() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[[Path], Path]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     make_model(folder / "model")
+    make_model(folder / "untied", is_tied=False)
     return folder
 
 

@@ -31,6 +31,7 @@ enable_cpu_support()
 
 from rl_train.megatron import checkpoint_folder  # noqa: E402
 from rl_train.megatron.arguments import parse_megatron_args  # noqa: E402
+from rl_train.megatron.parallel import destroy_parallel  # noqa: E402
 from rl_train.megatron.trainer import MegatronTrainer  # noqa: E402
 
 FLAGS = ["--lr", "1e-3", "--lr-decay-style", "cosine", "--lr-decay-iters", "10", "--lr-warmup-iters", "2"]
@@ -45,7 +46,7 @@ class Case:
 
     def __init__(self, rank: int, folder: Path, case: dict) -> None:
         self.case, self.rank, self.folder = case, rank, folder
-        self.model = folder / "model"
+        self.model = folder / case.get("model", "model")
         self.config = json.loads((self.model / "config.json").read_text())
 
     def trainer(self, weights: Path | None = None) -> MegatronTrainer:
@@ -191,9 +192,17 @@ class Case:
         return result
 
     def refuse(self) -> dict:
-        """Errors of a batch that does not fit."""
-        trainer = self.trainer()
+        """Errors of what does not fit."""
         messages = []
+        flags = self.case["flags"]
+        self.case["flags"] = [*flags, "--recompute-granularity", "selective", "--recompute-modules", "layernorm"]
+        try:
+            self.trainer()
+        except TrainConfigError as error:
+            messages.append(str(error))
+        destroy_parallel()
+        self.case["flags"] = flags
+        trainer = self.trainer()
         for num_ranks in (1, 3):
             batch = make_batch(self.config["vocab_size"], num_ranks=num_ranks, num_microbatches=2, pad_to_multiple=1)
             try:

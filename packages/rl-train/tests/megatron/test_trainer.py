@@ -41,6 +41,17 @@ def test_log_probabilities_are_those_of_transformers(results: dict, folder: Path
     assert difference.max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["untied", "untied_sp", "untied_pp"])
+def test_a_model_with_an_output_layer_of_its_own_is_that_of_transformers(
+    results: dict, folder: Path, name: str
+) -> None:
+    case = results[name]
+    assert np.abs(flat(case["logprobs"]) - hf_logprobs(folder / "untied", case["batch"])).max() < 1e-5
+    exported = hf_logprobs(folder / f"{name}.hf", results["untied"]["batch"])
+    expected = hf_logprobs(folder / "untied.hf", results["untied"]["batch"])
+    assert np.abs(exported - expected).mean() < 1e-4  # see test_exported_model_is_the_trained_one
+
+
 def test_log_probabilities_are_divided_by_the_temperature_before_the_softmax(results: dict, folder: Path) -> None:
     case = results["warm"]
     expected = hf_logprobs(folder / "model", case["batch"], temperature=0.7)
@@ -60,6 +71,9 @@ def test_half_precision_is_near_float32(results: dict) -> None:
         ("five_rows", "one"),
         ("recompute", "one"),
         ("recompute_attention", "one"),
+        ("recompute_modules", "one"),
+        ("untied_sp", "untied"),
+        ("untied_pp", "untied"),
         ("dp", "one"),
         ("tp", "one"),
         ("from_release", "one"),
@@ -178,8 +192,9 @@ def test_reference_weights_are_swapped_in_and_out(results: dict) -> None:
     assert case["is_own_again"]
 
 
-def test_batches_that_do_not_fit_are_refused(results: dict) -> None:
-    padding, ranks, checkpoint = results["refuse"]["messages"]
+def test_what_does_not_fit_is_refused(results: dict) -> None:
+    recompute, padding, ranks, checkpoint = results["refuse"]["messages"]
+    assert recompute.startswith("--recompute-modules layernorm: expected modules among core_attn, mlp")
     assert "multiple of 2 tokens" in padding
     assert "expected micro-batches for 1 data-parallel ranks, got 3" in ranks
     assert "latest_checkpointed_iteration.txt" in checkpoint
