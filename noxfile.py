@@ -28,6 +28,7 @@ EXTRAS = {
     "rl-rollout": "sglang,ray",
     "rl-train": "megatron,ray",
 }
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "transformers")
 
 
 def _fingerprint() -> str:
@@ -152,11 +153,11 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def unit(session: nox.Session, package: str) -> None:
-    """One package's tests in an environment with only what it declares, so that an undeclared import fails."""
+    """One package's tests in an environment with what it declares and the test tools: an undeclared import fails."""
     siblings = [f"{ROOT}/packages/{name}" for name in _sibling_names(package)]
     session.install(
         "-c", str(CONSTRAINTS), *siblings, f"{ROOT}/packages/{package}[{EXTRAS[package]}]",
-        "pytest", "pytest-timeout", "hypothesis", env=INSTALL_ENV,
+        *TEST_TOOLS, env=INSTALL_ENV,
     )  # fmt: skip
     session.run("pytest", f"packages/{package}/tests", *session.posargs)
 
