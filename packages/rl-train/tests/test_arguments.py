@@ -137,6 +137,7 @@ def test_float32_is_the_precision_without_bf16():
         ("--tensor-model-parallel-size 3", "their product 3 does not divide 8 ranks"),
         ("--pipeline-model-parallel-size 8", "--pipeline-model-parallel-size 8: it does not divide num_layers 36"),
         ("--sequence-parallel", "--sequence-parallel: it needs --tensor-model-parallel-size above 1"),
+        ("--recompute-modules layernorm", "expected modules among core_attn, mlp"),
         ("--lr fast", "--lr: invalid float value: 'fast'"),
         ("--lr 1e-6 2", "--lr: unexpected value '2'"),
         ("--lr 1e-6 --min-lr 1e-5", "--lr 1e-06 and --min-lr 1e-05: expected 0 <= min-lr <= lr"),

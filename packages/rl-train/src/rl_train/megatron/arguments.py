@@ -28,6 +28,8 @@ _AFTER_VALIDATION: Mapping[str, JsonValue] = {
     # The default refuses variable lengths, even in a model without experts.
     "moe_token_dispatcher_type": "alltoall",
 }
+# Megatron recomputes layernorm by code that needs Transformer Engine; the other modules belong to layers not offered.
+_RECOMPUTABLE = frozenset({"core_attn", "mlp"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,12 @@ def _check_sizes(args: argparse.Namespace, world_size: int, where: str) -> None:
             raise TrainConfigError(f"{tp}: it does not divide {dest} {vars(args)[dest]} of {where}")
     if args.num_layers % pipeline:
         raise TrainConfigError(f"{pp}: it does not divide num_layers {args.num_layers} of {where}")
+    refused = set(args.recompute_modules or ()) - _RECOMPUTABLE
+    if refused:
+        raise TrainConfigError(
+            f"--recompute-modules {' '.join(sorted(refused))}: expected modules among "
+            f"{', '.join(sorted(_RECOMPUTABLE))}: Megatron recomputes no others without Transformer Engine"
+        )
     if args.sequence_parallel and tensor == 1:
         raise TrainConfigError("--sequence-parallel: it needs --tensor-model-parallel-size above 1")
     if args.make_vocab_size_divisible_by < 1:

@@ -26,8 +26,6 @@ _ONE_ONLY = {
     "expert_model_parallel_size": "--expert-model-parallel-size",
     "virtual_pipeline_model_parallel_size": "--num-layers-per-virtual-pipeline-stage",
 }
-# Megatron recomputes layernorm by code that needs Transformer Engine; the other modules belong to layers not offered.
-_RECOMPUTABLE = frozenset({"core_attn", "mlp"})
 
 
 class LogprobRequest(NamedTuple):
@@ -48,17 +46,11 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
     """Megatron's own configuration of the model. The only place that makes one.
 
     Raises:
-        TrainConfigError: for a parallelism or a recomputation that the packed layers do not have.
+        TrainConfigError: for a parallelism that the packed layers do not have.
     """
     for name, flag in _ONE_ONLY.items():
         if vars(args)[name] not in (None, 1):
             raise TrainConfigError(f"{flag}: expected 1, got {vars(args)[name]}: packed layers are not split that way")
-    refused = set(args.recompute_modules or ()) - _RECOMPUTABLE
-    if refused:
-        raise TrainConfigError(
-            f"--recompute-modules {' '.join(sorted(refused))}: expected modules among "
-            f"{', '.join(sorted(_RECOMPUTABLE))}: Megatron recomputes no others without Transformer Engine"
-        )
     chosen = argparse.Namespace(**vars(args))
     # Loss weights hold the denominators already: gradients are summed over micro-batches and ranks, never averaged.
     chosen.calculate_per_token_loss = True
