@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # What a call may take beyond the engine's own deadline, which normally passes first and says more.
 _TRANSPORT_S = 20.0
-_CLOSE_S = 15.0
+_CLOSE_S = 5.0
 
 
 class _EngineActor:
@@ -149,10 +149,11 @@ class RayEngine:
         return self._get(self._actor.weight_version.remote(), _TRANSPORT_S, "telling its weight version")
 
     def close(self) -> None:
-        """Ends the engine's processes and the actor; may be called twice."""
+        """Ends the engine's processes and the actor, within seconds; may be called twice."""
         try:
-            self._get(self._actor.close.remote(), _CLOSE_S, "closing")
-        except EngineError as error:
+            ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
+        except RayError as error:
+            # The engine's processes end with the actor; they are only not waited for.
             logger.debug("%s was closed the hard way: %s", self._name, error)
         ray.kill(self._actor)  # pyright: ignore[reportUnknownMemberType]
 
