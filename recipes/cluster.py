@@ -7,14 +7,17 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 2 * 2**30
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 # Read by Ray when it is imported and inherited by every process it starts.
 _LOCAL_CLUSTER_ENV = {
@@ -49,8 +52,9 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         yield
         return
     if address:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         try:
+            with _putting_off_interrupts():
+                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
             yield
         finally:
             ray.shutdown()
@@ -58,15 +62,16 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
     folder = tempfile.mkdtemp(prefix="rl-ray-")
     is_kept = False
     try:
-        ray.init(
-            num_cpus=num_actors,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+        with _putting_off_interrupts():
+            ray.init(
+                num_cpus=num_actors,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
         yield
     except Exception:
         is_kept = True
@@ -76,3 +81,23 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         ray.shutdown()
         if not is_kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _putting_off_interrupts() -> Generator[None]:
+    """For the start of Ray: SIGINT and SIGTERM come after the block, to the handlers that were there before it.
+
+    Half a cluster would leave processes behind, and Ray puts a handler of its own in place, which aborts on SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    handlers = {number: signal.signal(number, lambda sign, _: noted.append(sign)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if noted:
+            signal.raise_signal(noted[0])

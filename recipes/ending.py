@@ -10,14 +10,18 @@ from recipes.arguments.usage import exit_on_usage_error
 from recipes.run_folder import CONFIG_FILE, RunFolder
 
 _INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_to_its_end(program: str, work: Callable[[], object]) -> int:
     """The exit code after `work`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
 
-    Failures of trainer, engines and our own pass through with their traceback, which makes the exit code 1.
+    An interrupt takes effect at once, in the middle of whatever is waited for. Later ones change nothing: the run is
+    ending, and every wait on that way has a deadline of seconds. Failures of trainer, engines and our own pass through
+    with their traceback, which makes the exit code 1.
     """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # Python's own handler of SIGINT would not do: asyncio puts one in its place that waits for the end of the step.
+    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         with exit_on_usage_error(program):
             work()
@@ -27,7 +31,8 @@ def run_to_its_end(program: str, work: Callable[[], object]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -47,4 +52,6 @@ def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del number, frame
+    for one in _SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,23 +30,29 @@ _FREE_ON_RESUME = ("num-rollout", "num-epoch", "save-interval", "eval-interval")
 _FREE_SUFFIXES = ("-timeout-s",)
 
 
-def check_folder(path: Path, *, config_text: str, is_resumed: bool) -> None:
-    """Looks whether a run may use the folder, and changes nothing.
+def check_folder(path: Path, checkpoints: Path, *, config_text: str, is_resumed: bool) -> None:
+    """Looks whether a run may use the folder, and that of its checkpoints, and changes nothing.
 
     Raises:
-        UsageError: if the folder holds something and the run is not resumed, or there is no run with these settings to
-            resume.
+        UsageError: if a folder cannot be written; if it holds something and the run is not resumed; if there is no run
+            with these settings, or none with a checkpoint, to resume.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--run-dir {path}: expected a folder, found a file")
+    _check_writable("--run-dir", path)
+    _check_writable("--save", checkpoints)
     config_file = path / CONFIG_FILE
     if is_resumed:
         if not config_file.exists():
             raise UsageError(f"--resume: {path} holds no run to resume (no {CONFIG_FILE})")
         _check_same_settings(config_file, config_text)
+        if not (checkpoints / TRACKER).exists():
+            raise UsageError(
+                f"--resume: {checkpoints} holds no checkpoint: the run ended before its first; start anew elsewhere"
+            )
     elif path.exists() and any(path.iterdir()):
         what = "another run" if config_file.exists() else "other files"
         raise UsageError(f"--run-dir {path}: it holds {what}; give --resume to go on with a run, or another folder")
+    elif (checkpoints / TRACKER).exists():
+        raise UsageError(f"--save {checkpoints}: it holds checkpoints of another run; give another folder")
 
 
 class RunFolder:
@@ -98,6 +105,18 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, JsonValue]) -> None:
         """Writes summary.json."""
         _replace(self.path / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+
+def _check_writable(flag: str, path: Path) -> None:
+    """Checks that the folder, or the nearest one above it that is there, takes new files."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        what = "expected a folder, found a file" if there == path else f"{there} is a file"
+        raise UsageError(f"{flag} {path}: {what}")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot write in {there}: {error.strerror}") from error
 
 
 def _check_same_settings(config_file: Path, config_text: str) -> None:

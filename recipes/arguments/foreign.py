@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -80,11 +81,11 @@ def parse_foreign(
         "where": f"config.json of {hf_checkpoint}",
     }
     sglang_job: dict[str, JsonValue] = {"parser": "sglang", "argv": [*parsed.sglang_argv]}
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(_ask, megatron_job, timeout_s)]
-        if parsed.sglang_argv:
-            answers.append(pool.submit(_ask, sglang_job, timeout_s))
-    results = [answer.result() for answer in answers]
+    jobs = [megatron_job, sglang_job] if parsed.sglang_argv else [megatron_job]
+    # An interrupt of this thread ends the parsers, and so the threads that wait for them.
+    with ThreadPoolExecutor(len(jobs)) as threads, ExitStack() as parsers:
+        answers = [threads.submit(_ask, job, parsers.enter_context(_parser()), timeout_s) for job in jobs]
+        results = [answer.result() for answer in answers]
     problems = [located(str(result["error"]), parsed.given) for result in results if "error" in result]
     if problems:
         raise UsageError("\n".join(problems))
@@ -97,30 +98,39 @@ def parse_foreign(
     return ForeignArguments(megatron=megatron, sglang=SGLangArguments(argv=parsed.sglang_argv, explicit=explicit))
 
 
-def _ask(job: Mapping[str, JsonValue], timeout_s: float) -> dict[str, JsonValue]:
-    """Runs this module as a program on one job and returns its answer."""
+@contextmanager
+def _parser() -> Generator["subprocess.Popen[str]"]:
+    """This module as a program, ended with the block."""
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
         "PYTHONWARNINGS": "ignore",
     }
+    with subprocess.Popen(
+        [sys.executable, "-m", "recipes.arguments.foreign"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as parser:
+        try:
+            yield parser
+        finally:
+            parser.kill()
+
+
+def _ask(job: Mapping[str, JsonValue], parser: "subprocess.Popen[str]", timeout_s: float) -> dict[str, JsonValue]:
+    """Hands the parser its job and returns its answer."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "recipes.arguments.foreign"],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=environment,
-            check=False,
-        )
+        answer, log = parser.communicate(json.dumps(job), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"the {job['parser']} parser gave no answer within {timeout_s} s") from error
-    if done.returncode != 0:
-        tail = "\n".join(done.stderr.splitlines()[-_LOG_LINES_IN_ERRORS:])
-        raise RuntimeError(f"the {job['parser']} parser failed (exit code {done.returncode}):\n{tail}")
-    return json.loads(done.stdout)
+    if parser.returncode != 0:
+        tail = "\n".join(log.splitlines()[-_LOG_LINES_IN_ERRORS:])
+        raise RuntimeError(f"the {job['parser']} parser failed (exit code {parser.returncode}):\n{tail}")
+    return json.loads(answer)
 
 
 def _answer(job: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -92,7 +92,8 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     data = _with_prompt_limit(parsed.get(PromptDataConfig), rollout, batch)
     source = PromptSource(data, tokenizer)
     source.validate()
-    require_one(PromptSource(data, tokenizer))
+    # Fails where every prompt is too long, or the chat template refuses the first.
+    PromptSource(data, tokenizer).next_batch(1)
     eval_sets = open_eval_sets(parsed.get(EvalConfig), data, tokenizer)
     num_rollouts = run.num_steps(num_rows=len(source), rows_per_step=rollout.rollout_batch_size)
     world_size = parsed.get(ActorConfig).world_size

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recipes.config import EvalConfig
+from recipes.errors import UsageError
 from rl_data import GraderPool, Prompt, PromptDataConfig, PromptSource, Tokenizer
 from rl_rollout import EnginePool, EvalReport, RolloutConfig, SamplingParams, evaluate
 
@@ -21,11 +22,20 @@ def open_eval_sets(config: EvalConfig, data: PromptDataConfig, tokenizer: Tokeni
 
     Raises:
         DataError: for a file that is missing or has a bad row.
+        UsageError: for a file whose prompts are all too long.
     """
-    return [
-        EvalSet(name=name, prompts=list(PromptSource(_data_config(config, data, file), tokenizer).one_epoch()))
-        for name, file in config.data_sets.items()
-    ]
+    return [_open(name, _data_config(config, data, file), tokenizer) for name, file in config.data_sets.items()]
+
+
+def _open(name: str, data: PromptDataConfig, tokenizer: Tokenizer) -> EvalSet:
+    source = PromptSource(data, tokenizer)
+    prompts = list(source.one_epoch())
+    if not prompts:
+        raise UsageError(
+            f"--eval-prompt-data {name} {data.prompt_data}: every one of {len(source)} rows is longer than "
+            f"{data.rollout_max_prompt_len} tokens"
+        )
+    return EvalSet(name=name, prompts=prompts)
 
 
 def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:

@@ -1,6 +1,7 @@
 """The processes of a GRPO run: trainer ranks and engines, and which GPUs they sit on."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
         from rl_rollout.ray import start_engine
 
         engines: list[RayEngine] = []
+        stack.callback(_close_all, engines)
         for index in range(job.placement.num_engines):
             engine = start_engine(
                 job.run.hf_checkpoint,
@@ -45,13 +47,19 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
                 config=job.engine,
                 needs_tokenizer=bool(job.rollout.rollout_stop),
             )
-            stack.callback(engine.close)
             engines.append(engine)
         with console.busy("starting trainer and engines"):
             trainer.wait_ready()
             for engine in engines:
                 engine.wait_ready()
         yield Processes(trainer=trainer, engines=tuple(engines), pool=EnginePool(engines))
+
+
+def _close_all(engines: "Sequence[RayEngine]") -> None:
+    from rl_rollout.ray import RayEngine
+
+    with ThreadPoolExecutor(max(1, len(engines))) as threads:
+        list(threads.map(RayEngine.close, engines))
 
 
 def _start_trainer(job: GRPOJob) -> "TrainerGroup":

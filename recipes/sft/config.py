@@ -7,6 +7,7 @@ from recipes.arguments.foreign import parse_foreign, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import ActorConfig, BatchConfig, RunConfig
+from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import ConversationDataConfig, ConversationSource, load_tokenizer
 from rl_data.json import JsonValue
@@ -44,14 +45,19 @@ def read_job(argv: Sequence[str]) -> SFTJob:
     parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.")
     run, actors, batch = parsed.get(RunConfig), parsed.get(ActorConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
-    check_folder(run.run_dir, config_text=config_text, is_resumed=run.resume)
+    check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
     model_config = read_model_config(run.hf_checkpoint)
+    if run.load is None:
+        check_weights(run.hf_checkpoint, model_config)
     rules_for(model_config)
     data = parsed.get(ConversationDataConfig)
     # Longer conversations are dropped: they would not fit into a micro-batch.
     data = replace(data, max_length=min(batch.max_tokens_per_gpu, data.max_length or batch.max_tokens_per_gpu))
-    source = ConversationSource(data, load_tokenizer(run.hf_checkpoint))
+    tokenizer = load_tokenizer(run.hf_checkpoint)
+    source = ConversationSource(data, tokenizer)
     source.validate()
+    # Fails where every conversation is too long, or the chat template refuses the first.
+    ConversationSource(data, tokenizer).next_batch(1)
     num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
     foreign = parse_foreign(
         parsed, hf_checkpoint=run.hf_checkpoint, world_size=actors.world_size, train_iters=num_steps

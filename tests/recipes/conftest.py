@@ -1,0 +1,69 @@
+"""What the tests of the recipes share: small inputs, made once, and runs that leave nothing behind."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from recipes.toy import make_conversations, make_problems, make_tiny_model
+from tests.recipes.running import Run
+
+# The only answer in the conversations below, so that a few steps teach the tiny model to give it often, not always.
+ANSWER = "60"
+
+
+class Inputs(NamedTuple):
+    """Files that a recipe starts from."""
+
+    model: Path
+    """With random weights."""
+    conversations: Path
+    prompts: Path
+    eval_prompts: Path
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    folder = tmp_path_factory.mktemp("inputs")
+    made = Inputs(
+        model=make_tiny_model(folder / "model", seed=0),
+        conversations=folder / "conversations.jsonl",
+        prompts=folder / "train.jsonl",
+        eval_prompts=folder / "eval.jsonl",
+    )
+    make_conversations(made.conversations, 500, 0)
+    make_problems(made.prompts, 200, 0, "train")
+    make_problems(made.eval_prompts, 16, 0, "eval")
+    return made
+
+
+@pytest.fixture(scope="session")
+def easy_inputs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Data whose every answer is the same."""
+    folder = tmp_path_factory.mktemp("easy")
+    easy = inputs._replace(conversations=folder / "conversations.jsonl", prompts=folder / "train.jsonl")
+    questions = [json.loads(line)["prompt"][0]["content"] for line in inputs.prompts.read_text().splitlines()]
+    with easy.conversations.open("w") as out:
+        for question in questions:
+            turns = [{"from": "human", "value": question}, {"from": "gpt", "value": f"Answer: {ANSWER}"}]
+            out.write(json.dumps({"conversations": turns}) + "\n")
+    with easy.prompts.open("w") as out:
+        for question in questions:
+            out.write(json.dumps({"prompt": [{"role": "user", "content": question}], "label": ANSWER}) + "\n")
+    return easy
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Sequence[str]], Run]]:
+    """Starts commands, and ends what is left of them after the test."""
+    runs: list[Run] = []
+
+    def start_one(words: Sequence[str]) -> Run:
+        runs.append(Run(words, tmp_path / f"log{len(runs)}"))
+        return runs[-1]
+
+    yield start_one
+    for run in runs:
+        run.clean_up()
