@@ -1,4 +1,4 @@
-"""The quickstart on several seeds, as JSON: seconds, rewards and accuracies before and after, log-probability difference.
+"""The quickstart on several seeds, as JSON: seconds, rewards and accuracies before and after, logprob difference.
 
 `python bench/quickstart_seeds.py --out DIR [--seeds 0 1 2]`
 """
