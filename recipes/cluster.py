@@ -14,6 +14,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from recipes.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -52,6 +54,10 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         yield
         return
     if address:
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            logger.warning(
+                "RAY_ADDRESS %s: joined without RAY_AUTH_MODE=token; whoever reaches it can run code", address
+            )
         try:
             with _putting_off_interrupts():
                 ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -81,6 +87,23 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         ray.shutdown()
         if not is_kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def gpus_per_actor(*, num_actors: int) -> int:
+    """1 where the cluster has GPUs, 0 where everything runs on CPUs. To be called inside `ray_cluster`.
+
+    Raises:
+        UsageError: if there are GPUs, but fewer than actors: Ray would wait for more without end.
+    """
+    import ray
+
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if 0 < num_gpus < num_actors:
+        raise UsageError(
+            f"--actor-num-gpus-per-node and --rollout-num-gpus ask for {num_actors} GPUs, the cluster has {num_gpus}; "
+            "trainer and engines do not share a GPU yet"
+        )
+    return 1 if num_gpus else 0
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recipes.cluster import ray_cluster
+from recipes.cluster import gpus_per_actor, ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
 from rl_rollout import EnginePool
@@ -33,7 +33,8 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
     with ExitStack() as stack:
         num_actors = job.actors.world_size + job.placement.num_engines
         stack.enter_context(ray_cluster(num_actors=num_actors))
-        trainer = _start_trainer(job)
+        num_gpus = gpus_per_actor(num_actors=num_actors)
+        trainer = _start_trainer(job, num_gpus)
         stack.callback(trainer.close)
         from rl_rollout.ray import start_engine
 
@@ -46,6 +47,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
                 server_args=job.sglang,
                 config=job.engine,
                 needs_tokenizer=bool(job.rollout.rollout_stop),
+                num_gpus=num_gpus,
             )
             engines.append(engine)
         with console.busy("starting trainer and engines"):
@@ -62,7 +64,7 @@ def _close_all(engines: "Sequence[RayEngine]") -> None:
         list(threads.map(RayEngine.close, engines))
 
 
-def _start_trainer(job: GRPOJob) -> "TrainerGroup":
+def _start_trainer(job: GRPOJob, num_gpus: int) -> "TrainerGroup":
     from rl_train.ray import TrainerGroup
 
     weights = job.run.load or job.run.hf_checkpoint
@@ -75,4 +77,4 @@ def _start_trainer(job: GRPOJob) -> "TrainerGroup":
         reference=(job.reference.ref_load or weights) if job.algorithm.needs_reference else None,
         config=job.megatron_trainer,
     )
-    return TrainerGroup.start(spec, world_size=job.actors.world_size, config=job.trainer)
+    return TrainerGroup.start(spec, world_size=job.actors.world_size, config=job.trainer, num_gpus=num_gpus)

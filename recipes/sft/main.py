@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from recipes.clock import PhaseClock
-from recipes.cluster import ray_cluster
+from recipes.cluster import gpus_per_actor, ray_cluster
 from recipes.console import StepConsole
 from recipes.ending import run_to_its_end, telling_how_to_resume
 from recipes.run_folder import RunFolder
@@ -79,7 +79,9 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
     with ray_cluster(num_actors=job.actors.world_size):
         from rl_train.ray import TrainerGroup
 
-        trainer = TrainerGroup.start(spec, world_size=job.actors.world_size, config=job.trainer)
+        world_size = job.actors.world_size
+        num_gpus = gpus_per_actor(num_actors=world_size)
+        trainer = TrainerGroup.start(spec, world_size=world_size, config=job.trainer, num_gpus=num_gpus)
         try:
             with console.busy("starting the trainer"):
                 trainer.wait_ready()
