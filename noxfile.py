@@ -24,7 +24,7 @@ PYTHON = VENV / "bin" / "python"
 INSTALL_ENV = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": os.environ.get("UV_LINK_MODE", "hardlink")}
 EXTRAS = {
     "rl-data": "math,hf",
-    "rl-weights": "megatron,sglang",
+    "rl-weights": "megatron",
     "rl-rollout": "sglang,ray",
     "rl-train": "megatron,ray",
 }
@@ -80,28 +80,25 @@ def tests(session: nox.Session) -> None:
         _run(session, str(PYTHON), "-m", "pytest", "-m", "not gpu", *arguments)
 
 
-def _pytest_folder(session: nox.Session, folder: str, *options: str) -> None:
-    _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", *options, folder, *session.posargs)
-
-
 @nox.session(venv_backend="none")
 def integration(session: nox.Session) -> None:
-    """Packages together: contracts, trainer and engine, parity."""
+    """Packages together: contracts, parity of engine and trainer."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "tests/contracts", "tests/integration", "tests/parity", *session.posargs)
+    _run(session, str(PYTHON), "-m", "pytest", "tests/contracts", "tests/parity", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def recipes(session: nox.Session) -> None:
     """The recipes as a user calls them, good and bad input."""
-    _pytest_folder(session, "tests/recipes")
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", "tests/recipes", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Tests that need a CUDA device."""
-    _pytest_folder(session, "tests", "-m", "gpu")
+    _use_environment(session)
+    _run(session, str(PYTHON), "-m", "pytest", "-m", "gpu", "tests/gpu", *session.posargs)
 
 
 @nox.session(venv_backend="none")
