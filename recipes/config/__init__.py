@@ -1,18 +1,18 @@
 """Settings of the recipes that belong to no library. One dataclass per component."""
 
 from recipes.config.batch import BatchConfig
-from recipes.config.cluster import ActorConfig, PlacementConfig
+from recipes.config.cluster import EnginePlacementConfig, TrainerPlacementConfig
 from recipes.config.evaluation import EvalConfig
 from recipes.config.reference import ReferenceConfig
 from recipes.config.reward import RewardConfig
 from recipes.config.run import RunConfig
 
 __all__ = [
-    "ActorConfig",
     "BatchConfig",
+    "EnginePlacementConfig",
     "EvalConfig",
-    "PlacementConfig",
     "ReferenceConfig",
     "RewardConfig",
     "RunConfig",
+    "TrainerPlacementConfig",
 ]

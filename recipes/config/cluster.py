@@ -7,7 +7,7 @@ from recipes.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActorConfig:
+class TrainerPlacementConfig:
     """Processes of the trainer. Where there is no GPU, a "GPU" is one process on the CPU.
 
     Raises:
@@ -29,7 +29,7 @@ class ActorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementConfig:
+class EnginePlacementConfig:
     """Processes of the engines, which run beside the trainer.
 
     Raises:

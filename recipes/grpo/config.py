@@ -7,13 +7,13 @@ from recipes.arguments.foreign import parse_foreign, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import (
-    ActorConfig,
     BatchConfig,
+    EnginePlacementConfig,
     EvalConfig,
-    PlacementConfig,
     ReferenceConfig,
     RewardConfig,
     RunConfig,
+    TrainerPlacementConfig,
 )
 from recipes.errors import UsageError
 from recipes.grpo.evaluation import EvalSet, open_eval_sets
@@ -30,8 +30,8 @@ from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
 PROGRAM = "python -m recipes.grpo"
 OWN_CONFIGS = (
     RunConfig,
-    ActorConfig,
-    PlacementConfig,
+    TrainerPlacementConfig,
+    EnginePlacementConfig,
     PromptDataConfig,
     RolloutConfig,
     RewardConfig,
@@ -50,8 +50,8 @@ class GRPOJob:
     """A GRPO run that can start: settings, and data that was found to be whole."""
 
     run: RunConfig
-    actors: ActorConfig
-    placement: PlacementConfig
+    trainer_placement: TrainerPlacementConfig
+    engine_placement: EnginePlacementConfig
     rollout: RolloutConfig
     reward: RewardConfig
     algorithm: AlgorithmConfig
@@ -96,7 +96,7 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     PromptSource(data, tokenizer).next_batch(1)
     eval_sets = open_eval_sets(parsed.get(EvalConfig), data, tokenizer)
     num_rollouts = run.num_steps(num_rows=len(source), rows_per_step=rollout.rollout_batch_size)
-    world_size = parsed.get(ActorConfig).world_size
+    world_size = parsed.get(TrainerPlacementConfig).world_size
     foreign = parse_foreign(
         parsed,
         hf_checkpoint=run.hf_checkpoint,
@@ -106,8 +106,8 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
     return GRPOJob(
         run=run,
-        actors=parsed.get(ActorConfig),
-        placement=parsed.get(PlacementConfig),
+        trainer_placement=parsed.get(TrainerPlacementConfig),
+        engine_placement=parsed.get(EnginePlacementConfig),
         rollout=rollout,
         reward=parsed.get(RewardConfig),
         algorithm=parsed.get(AlgorithmConfig),

@@ -31,7 +31,7 @@ class Processes:
 def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
     """Trainer and engines, started at the same time, ready at the start of the block and gone after it."""
     with ExitStack() as stack:
-        num_actors = job.actors.world_size + job.placement.num_engines
+        num_actors = job.trainer_placement.world_size + job.engine_placement.num_engines
         stack.enter_context(ray_cluster(num_actors=num_actors))
         num_gpus = gpus_per_actor(num_actors=num_actors)
         trainer = _start_trainer(job, num_gpus)
@@ -40,7 +40,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
 
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
-        for index in range(job.placement.num_engines):
+        for index in range(job.engine_placement.num_engines):
             engine = start_engine(
                 job.run.hf_checkpoint,
                 name=f"engine {index}",
@@ -77,4 +77,4 @@ def _start_trainer(job: GRPOJob, num_gpus: int) -> "TrainerGroup":
         reference=(job.reference.ref_load or weights) if job.algorithm.needs_reference else None,
         config=job.megatron_trainer,
     )
-    return TrainerGroup.start(spec, world_size=job.actors.world_size, config=job.trainer, num_gpus=num_gpus)
+    return TrainerGroup.start(spec, world_size=job.trainer_placement.world_size, config=job.trainer, num_gpus=num_gpus)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from recipes.arguments.foreign import parse_foreign, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
-from recipes.config import ActorConfig, BatchConfig, RunConfig
+from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import ConversationDataConfig, ConversationSource, load_tokenizer
@@ -16,7 +16,14 @@ from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
 from rl_weights.rules import rules_for
 
 PROGRAM = "python -m recipes.sft"
-OWN_CONFIGS = (RunConfig, ActorConfig, ConversationDataConfig, BatchConfig, MegatronTrainerConfig, TrainerGroupConfig)
+OWN_CONFIGS = (
+    RunConfig,
+    TrainerPlacementConfig,
+    ConversationDataConfig,
+    BatchConfig,
+    MegatronTrainerConfig,
+    TrainerGroupConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +31,7 @@ class SFTJob:
     """An SFT run that can start: settings, and data that was found to be whole."""
 
     run: RunConfig
-    actors: ActorConfig
+    trainer_placement: TrainerPlacementConfig
     batch: BatchConfig
     trainer: TrainerGroupConfig
     megatron_trainer: MegatronTrainerConfig
@@ -43,7 +50,7 @@ def read_job(argv: Sequence[str]) -> SFTJob:
         UsageError, DataError, CheckpointError, TrainConfigError: what the user can mend.
     """
     parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.")
-    run, actors, batch = parsed.get(RunConfig), parsed.get(ActorConfig), parsed.get(BatchConfig)
+    run, placement, batch = parsed.get(RunConfig), parsed.get(TrainerPlacementConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
     model_config = read_model_config(run.hf_checkpoint)
@@ -60,12 +67,12 @@ def read_job(argv: Sequence[str]) -> SFTJob:
     ConversationSource(data, tokenizer).next_batch(1)
     num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
     foreign = parse_foreign(
-        parsed, hf_checkpoint=run.hf_checkpoint, world_size=actors.world_size, train_iters=num_steps
+        parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
     )
-    batch.check_divides(num_data_parallel_ranks=actors.world_size // foreign.megatron.model_parallel_size)
+    batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
     return SFTJob(
         run=run,
-        actors=actors,
+        trainer_placement=placement,
         batch=batch,
         trainer=parsed.get(TrainerGroupConfig),
         megatron_trainer=parsed.get(MegatronTrainerConfig),

@@ -76,10 +76,10 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
         loss=sft_loss,
         config=job.megatron_trainer,
     )
-    with ray_cluster(num_actors=job.actors.world_size):
+    with ray_cluster(num_actors=job.trainer_placement.world_size):
         from rl_train.ray import TrainerGroup
 
-        world_size = job.actors.world_size
+        world_size = job.trainer_placement.world_size
         num_gpus = gpus_per_actor(num_actors=world_size)
         trainer = TrainerGroup.start(spec, world_size=world_size, config=job.trainer, num_gpus=num_gpus)
         try:
