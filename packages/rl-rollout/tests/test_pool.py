@@ -3,6 +3,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from rl_data import FinishReason
 from rl_rollout import EngineError, EnginePool, RequestError
 from rl_rollout.testing import FakeEngine, make_requests
 from rl_rollout.weights import checksum
@@ -117,6 +118,23 @@ def test_a_refused_request_does_not_cost_the_engine(prompt):
     with pytest.raises(RequestError, match="too long"):
         asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
     assert not pool.failed
+
+
+def test_an_engine_that_fails_to_abort_is_taken_out_and_the_others_abort(prompt):
+    dead, live = FakeEngine("engine 0"), FakeEngine("engine 1", seconds_per_token=0.01)
+
+    async def run():
+        pool = EnginePool([dead, live])
+        pending = asyncio.ensure_future(live.generate(make_requests(prompt, [1], max_new_tokens=400), timeout_s=60))
+        await asyncio.sleep(0.02)
+        dead.die("killed on purpose")
+        await pool.abort_all()
+        return pool, await pending
+
+    pool, [answer] = asyncio.run(run())
+    assert answer.finish_reason is FinishReason.ABORT
+    assert "killed on purpose" in pool.failed["engine 0"]
+    assert pool.engines == (live,)
 
 
 def test_an_engine_can_be_replaced(prompt):

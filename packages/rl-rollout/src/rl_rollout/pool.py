@@ -161,8 +161,14 @@ class EnginePool:
             raise EngineError(f"no engine is left that could answer:\n{reasons}")
 
     async def abort_all(self) -> None:
-        """Ends every request in flight on every live engine."""
-        await asyncio.gather(*(engine.abort_all() for engine in self.engines))
+        """Ends every request in flight on every live engine; an engine that fails to is taken out."""
+        await asyncio.gather(*(self._abort(engine) for engine in self.engines))
+
+    async def _abort(self, engine: VersionedEngine) -> None:
+        try:
+            await engine.abort_all()
+        except EngineError as error:
+            self._take_out(engine, error)
 
     async def release_memory(self) -> None:
         """See `Engine.release_memory`; all live engines at once."""
