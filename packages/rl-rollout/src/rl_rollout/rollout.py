@@ -90,10 +90,11 @@ class Rollout:
         self._context = GenerateContext(engines=pool, sampling=config.sampling, timeout_s=config.generate_timeout_s)
 
     async def collect(self, source: Prompts) -> RolloutResult:
-        """Works on over_sampling_batch_size prompts at once and refills until rollout_batch_size groups are kept.
+        """Takes over_sampling_batch_size prompts, and one more for each that is missing, until the batch is full.
 
-        The buffer's groups come first. What is in flight once the batch is full is cut off; finished groups and, where
-        `generate` is `single_turn`, unfinished ones go to the buffer.
+        A prompt is missing when those in work could no longer fill the batch. The buffer's groups come first. What is
+        in flight once the batch is full is cut off; finished groups and, where `generate` is `single_turn`, unfinished
+        ones go to the buffer.
 
         Metrics: those of `sample_metrics` over the samples given; reward_mean_unfiltered over all that were graded;
         num_failed_samples and num_dropped_groups; generate_s and grade_s, the seconds in which at least one group was
@@ -101,7 +102,7 @@ class Rollout:
 
         Raises:
             EngineError: if no engine is left.
-            RolloutStarvedError: if the batch is not full after max_refills refills.
+            RolloutStarvedError: if the batch is not full after all prompts that max_refills allows.
         """
         work = GroupWork(self._config, self._context, self._generate, self._grader)
         collection = _Collection(
@@ -115,8 +116,7 @@ class Rollout:
         running: set[asyncio.Task[Outcome]] = set()
         try:
             while collection.num_missing > 0:
-                if len(running) < collection.num_missing:
-                    running |= {asyncio.create_task(group) for group in collection.next_groups()}
+                running |= {asyncio.create_task(group) for group in collection.next_groups(len(running))}
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 collection.settle(task.result() for task in done)
             if running:
@@ -149,8 +149,7 @@ class _Collection:
         self._buffer = buffer
         self._policy_version = policy_version
         self._keeps_unfinished = keeps_unfinished
-        self._max_refills = config.max_refills
-        self._num_refills = -1  # the first filling is none
+        self._max_taken = self._num_at_once * (1 + config.max_refills)
         self._num_taken = 0
         self._kept: list[Outcome] = []
         self._dropped: list[DroppedGroup] = []
@@ -163,10 +162,12 @@ class _Collection:
         """Groups that are still wanted."""
         return self._num_wanted - len(self._kept)
 
-    def next_groups(self) -> Sequence[Coroutine[Any, Any, Outcome]]:
-        """The next groups to work on: from the buffer, then from the source."""
-        self._num_refills += 1
-        if self._num_refills > self._max_refills:
+    def next_groups(self, num_running: int) -> Sequence[Coroutine[Any, Any, Outcome]]:
+        """The next groups to work on, from the buffer, then from the source; none while `num_running` may be enough."""
+        num_groups = self.num_missing - num_running if self._num_taken else self._num_at_once
+        if num_groups <= 0:
+            return []
+        if self._num_taken + num_groups > self._max_taken:
             reasons = Counter(dropped.reason for dropped in self._dropped)
             raise RolloutStarvedError(
                 f"rollout: {len(self._kept)} of {self._num_wanted} groups after {self._num_taken} prompts; dropped: "
@@ -174,8 +175,8 @@ class _Collection:
             )
         old: list[SampleGroup] = []
         if self._buffer is not None:
-            old = self._buffer.take(self._num_at_once, policy_version=self._policy_version)
-        prompts = self._source.next_batch(self._num_at_once - len(old)) if len(old) < self._num_at_once else []
+            old = self._buffer.take(num_groups, policy_version=self._policy_version)
+        prompts = self._source.next_batch(num_groups - len(old)) if len(old) < num_groups else []
         groups = [self._work.resume(self._num_taken + number, group) for number, group in enumerate(old)]
         first = self._num_taken + len(old)
         groups += [self._work.start(first + number, prompt) for number, prompt in enumerate(prompts)]

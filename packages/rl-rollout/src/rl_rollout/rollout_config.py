@@ -19,10 +19,11 @@ class RolloutConfig:
     n_samples_per_prompt: int = field(default=8, metadata={"help": "samples in a group"})
     over_sampling_batch_size: int | None = field(
         default=None,
-        metadata={"help": "prompts that are worked on at once and refilled together; default: rollout_batch_size"},
+        metadata={"help": "prompts that a rollout starts with; default: rollout_batch_size"},
     )
     max_refills: int = field(
-        default=100, metadata={"help": "times that dropped groups are replaced by new prompts in one rollout at most"}
+        default=100,
+        metadata={"help": "times over_sampling_batch_size prompts that may replace dropped groups in one rollout"},
     )
     rollout_max_response_len: int = field(default=1024, metadata={"help": "new tokens of a sample at most"})
     rollout_temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
