@@ -88,8 +88,10 @@ class RunFolder:
         """Drops metrics and samples of steps after `step`: a resume from a checkpoint makes them again."""
         for file in (self._metrics, self._samples):
             if file.exists():
-                lines = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-                _replace(file, "".join(lines))
+                with file.open() as lines:
+                    # A run that was killed may have left the start of a line.
+                    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+                _replace(file, "".join(kept))
 
     def log_metrics(self, record: MetricsLine) -> None:
         """Appends one line to metrics.jsonl."""

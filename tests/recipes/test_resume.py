@@ -1,0 +1,134 @@
+"""A run that was interrupted and resumed gives what a run without interruption gives, to the bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UsageError
+from recipes.grpo.config import read_job
+from recipes.run_folder import RunFolder, check_folder
+from tests.recipes.running import recipe, resume_command
+
+
+def sft(inputs, run_dir, num_rollout, *words):
+    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.conversations, "--run-dir", run_dir)
+    # So few steps that the model gives the right answer often, but not always.
+    steps = ("--num-rollout", num_rollout, "--global-batch-size", 32, "--lr", 4e-3, "--lr-warmup-iters", 0)
+    return recipe("sft", *paths, *steps, *words)
+
+
+def grpo(inputs, run_dir):
+    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.prompts, "--run-dir", run_dir)
+    steps = ("--num-rollout", 8, "--save-interval", 1, "--lr-warmup-iters", 0)
+    sizes = ("--rollout-batch-size", 4, "--n-samples-per-prompt", 4, "--global-batch-size", 16)
+    held_out = ("--eval-prompt-data", "held-out", inputs.eval_prompts, "--eval-interval", 4)
+    return recipe("grpo", *paths, *steps, *sizes, *held_out)
+
+
+def records(run_dir, name="metrics.jsonl"):
+    """The lines of a file, without the times."""
+    lines = [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def weights(run_dir):
+    return (run_dir / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def policy(easy_inputs, tmp_path_factory):
+    """A model that often answers right, from an SFT run without interruption."""
+    from tests.recipes.running import Run
+
+    folder = tmp_path_factory.mktemp("policy")
+    run = Run(sft(easy_inputs, folder / "run", 5), folder / "log")
+    try:
+        assert run.end() == 0, run.err
+    finally:
+        run.clean_up()
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_sft_resumed_gives_what_sft_in_one_go_gives(start, easy_inputs, policy, tmp_path):
+    first = start(sft(easy_inputs, tmp_path / "run", 2))
+    assert first.end() == 0, first.err
+    second = start(sft(easy_inputs, tmp_path / "run", 5, "--resume"))
+    assert second.end() == 0, second.err
+    assert [line["step"] for line in records(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    assert records(tmp_path / "run") == records(policy)
+    assert weights(tmp_path / "run") == weights(policy)
+
+
+@pytest.mark.slow
+def test_grpo_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(start, easy_inputs, policy, tmp_path):
+    inputs = easy_inputs._replace(model=policy / "model")
+    straight = start(grpo(inputs, tmp_path / "straight"))
+    assert straight.end() == 0, straight.err
+
+    interrupted = start(grpo(inputs, tmp_path / "run"))
+    interrupted.wait_for("grpo 2 ")
+    interrupted.press_ctrl_c()
+    assert interrupted.end(10) == 130
+    assert interrupted.left_after(5) == []
+    assert "Traceback" not in interrupted.err
+    assert len(records(tmp_path / "run")) < len(records(tmp_path / "straight"))
+
+    resumed = start(resume_command(interrupted.err))
+    assert resumed.end() == 0, resumed.err
+    expected = records(tmp_path / "straight")
+    assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < 8
+    assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, 9))
+    assert records(tmp_path / "run") == expected
+    assert records(tmp_path / "run", "samples.jsonl") == records(tmp_path / "straight", "samples.jsonl")
+    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    assert weights(tmp_path / "run") != weights(policy)
+
+
+def test_lines_after_the_checkpoint_go_and_so_does_the_start_of_a_line(tmp_path):
+    folder = RunFolder(tmp_path / "run", tmp_path / "run" / "checkpoints", config_text="lr: 1\n")
+    for step in (1, 2, 3):
+        folder.log_metrics({"step": step})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with metrics.open("a") as out:
+        out.write('{"step": 4, "lo')
+    folder.keep_until(2)
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1, 2]
+
+
+@pytest.fixture
+def earlier_run(inputs, tmp_path):
+    """The folder of a run that ended, and the words that it was started with."""
+    words = ["--preset", "tiny_math", "--hf-checkpoint", str(inputs.model), "--prompt-data", str(inputs.prompts)]
+    words += ["--run-dir", str(tmp_path / "run")]
+    job = read_job(words)
+    folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
+    folder.log_metrics({"step": 1})
+    (job.run.checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    return words
+
+
+def contents(folder: Path):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_folder_that_holds_another_run_is_left_as_it_is(earlier_run, tmp_path):
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"--run-dir .*run: it holds another run; give --resume"):
+        read_job(earlier_run)
+    with pytest.raises(UsageError, match=r"--resume: .*config.yaml says lr: 0.0005, now it is 0.1"):
+        read_job([*earlier_run, "--resume", "--lr", "0.1"])
+    with pytest.raises(UsageError, match=r"--save .*checkpoints: it holds checkpoints of another run"):
+        read_job([*earlier_run, "--run-dir", str(tmp_path / "other"), "--save", str(tmp_path / "run" / "checkpoints")])
+    assert contents(tmp_path) == before
+
+
+def test_resume_needs_a_run_and_a_checkpoint(tmp_path):
+    run_dir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    with pytest.raises(UsageError, match=r"--resume: .*run holds no run to resume"):
+        check_folder(run_dir, checkpoints, config_text="lr: 1\n", is_resumed=True)
+    RunFolder(run_dir, checkpoints, config_text="lr: 1\n")
+    with pytest.raises(UsageError, match=r"--resume: .*checkpoints holds no checkpoint"):
+        check_folder(run_dir, checkpoints, config_text="lr: 1\n", is_resumed=True)
