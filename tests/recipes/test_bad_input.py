@@ -156,7 +156,7 @@ def test_a_flag_that_makes_no_sense_is_named(inputs, tmp_path, words, message):
     (tmp_path / "file").write_text("x")
     (tmp_path / "flags.yaml").write_text("# ours\nclip-grad: 1.0\nlrr: 1e-3\n")
     (tmp_path / "number.yaml").write_text("lr: 1e-3\nrollout-temperature: hot\n")
-    (tmp_path / "broken.yaml").write_text("lr: 1e-3\nsave: [\n")
+    (tmp_path / "broken.yaml").write_text("lr: 1e-3\nsave: ]\n")
     chosen = [str(word).format(folder=tmp_path) for word in words]
     said = refusal(read_grpo, grpo_words(inputs, tmp_path, *chosen), tmp_path)
     assert message.format(folder=tmp_path) in said
