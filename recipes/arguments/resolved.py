@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.parse import ParsedArguments
 from recipes.arguments.sources import from_command_line
+
+# Controls, line separators, the byte order mark, and halves of pairs, which stand for bytes that are no UTF-8.
+_NOT_IN_YAML = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 def resolved_yaml(parsed: ParsedArguments) -> str:
@@ -40,7 +44,7 @@ def _own_values(config: type, instance: Any) -> dict[str, str]:
             continue
         if flag.reader is None and flag.default is True:
             value = not value
-        values[flag.name[2:]] = json.dumps(_plain(value))
+        values[flag.name[2:]] = _quoted(_plain(value))
     return values
 
 
@@ -68,5 +72,11 @@ def _word(word: str) -> str:
     try:
         float(word)
     except ValueError:
-        return json.dumps(word)
+        return _quoted(word)
     return word
+
+
+def _quoted(value: object) -> str:
+    """As JSON that is YAML too, which reads no surrogate pairs and takes some characters only escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

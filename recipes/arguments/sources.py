@@ -83,7 +83,7 @@ def from_file(path: Path) -> list[Given]:
 def _compose(path: Path) -> yaml.Node | None:
     """The file's only document as nodes, which know their lines."""
     try:
-        loader = yaml.SafeLoader(path.read_text())
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         return loader.get_single_node()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error

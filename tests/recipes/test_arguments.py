@@ -225,6 +225,16 @@ def test_the_saved_configuration_gives_the_same_run_again(tmp_path):
     assert text.count("rollout-seed") == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["\U0001f600/\u00fc \u4e2d", "a\u2028b\x85c\x7fd\ufeff", "no-utf8-\udcff", "\\ud83d\\ude00", "#: \"'{[%@"]
+)
+def test_any_path_survives_in_the_saved_configuration(name, tmp_path):
+    parsed = parse("--width", "3", "--folder", name, "--tags", name, "x", "--extra", json.dumps({"key": name}))
+    saved = tmp_path / "config.yaml"
+    saved.write_text(resolved_yaml(parsed), encoding="utf-8")
+    assert parse("--config", str(saved)).own == parsed.own
+
+
 def test_help_lists_our_flags_by_component_and_says_how_to_see_the_others(capsys):
     with pytest.raises(SystemExit) as end:
         parse("--help")
