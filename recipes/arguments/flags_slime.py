@@ -45,7 +45,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "ranks and engines have a GPU each: use --actor-num-gpus-per-node and --rollout-num-gpus",
+        "each rank and each engine has a GPU where there are any: use --actor-num-gpus-per-node and --rollout-num-gpus",
         """
         colocate num-gpus-per-node offload offload-rollout offload-train release-train rollout-external-engine-addrs
         rollout-num-gpus-per-engine
@@ -105,7 +105,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         megatron-deepgemm-moe-forward-layers megatron-deepgemm-moe-forward-modules qwen-gdn-backend
         """,
     ),
-    ("log-probabilities are always computed in chunks", "log-probs-chunk-size recompute-loss-function"),
+    ("log-probabilities are always computed in chunks: see --log-probs-chunk-size", "recompute-loss-function"),
     ("set the environment of the recipe: its processes inherit it", "train-env-vars"),
     ("the architecture is read from config.json", "model-name"),
     ("the last checkpoint is also written as a Hugging Face model, in the run's folder", "save-hf"),
