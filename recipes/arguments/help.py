@@ -12,7 +12,9 @@ _WIDTH = 118
 _HELP_COLUMN = 34
 
 
-def help_text(topic: str, own_configs: Sequence[type], *, program: str, description: str, presets: Path) -> str:
+def help_text(
+    topic: str, own_configs: Sequence[type], *, program: str, description: str, presets: Path, takes_sglang: bool
+) -> str:
     """The text for one of --help, -h, --help-megatron, --help-sglang."""
     if topic == "--help-megatron":
         return _megatron_help()
@@ -29,8 +31,9 @@ def help_text(topic: str, own_configs: Sequence[type], *, program: str, descript
         seen |= {flag.name for flag in flags_of(config)}
         lines.append("")
     lines += ["Megatron's flags under their own names: see --help-megatron"]
-    lines += ["SGLang's server flags with the prefix --sglang-: see --help-sglang", ""]
-    return "\n".join(lines)
+    if takes_sglang:
+        lines += ["SGLang's server flags with the prefix --sglang-: see --help-sglang"]
+    return "\n".join([*lines, ""])
 
 
 def _own_entry(flag: OwnFlag) -> list[str]:

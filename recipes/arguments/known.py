@@ -11,6 +11,8 @@ from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 
 SGLANG_PREFIX = "--sglang-"
+NO_ENGINE = "this recipe starts no engine"
+"""Why a recipe refuses SGLang's flags."""
 
 OWNED_HERE: dict[str, str] = {
     "--calculate-per-token-loss": "the loss is rl-train's",
@@ -33,8 +35,13 @@ class Kind(Enum):
     """It asks for what always is."""
 
 
-def kind_of(given: Given, own: Set[str]) -> Kind:
+def kind_of(given: Given, own: Set[str], *, takes_sglang: bool) -> Kind:
     """Who reads the flag.
+
+    Args:
+        given: the flag.
+        own: names of the recipe's own flags.
+        takes_sglang: whether the recipe starts engines.
 
     Raises:
         UsageError: with the reason, if it is refused; with the nearest known name, if nobody knows it.
@@ -46,17 +53,19 @@ def kind_of(given: Given, own: Set[str]) -> Kind:
         if given.values:
             raise UsageError(f"{flag}: it takes no value, got {' '.join(given.values)}")
         return Kind.NOBODY
-    reason = _refusal(flag)
+    reason = _refusal(flag, takes_sglang=takes_sglang)
     if reason is not None:
         raise UsageError(f"{flag}: {reason}")
     if flag in flags_honoured.HONOURED:
         return Kind.MEGATRON
     if flag in _sglang(sglang_flags.HONOURED):
         return Kind.SGLANG
-    raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own)}")
+    raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own, takes_sglang=takes_sglang)}")
 
 
-def _refusal(flag: str) -> str | None:
+def _refusal(flag: str, *, takes_sglang: bool) -> str | None:
+    if flag.startswith(SGLANG_PREFIX) and not takes_sglang:
+        return NO_ENGINE
     if flag in REFUSED_OF_SLIME:
         return f"this flag of slime is not taken: {REFUSED_OF_SLIME[flag]}"
     if flag in flags_refused.REFUSED:
@@ -67,16 +76,19 @@ def _refusal(flag: str) -> str | None:
     return None
 
 
-def _suggestion(flag: str, own: Set[str]) -> str:
-    usable = own | flags_honoured.HONOURED | _sglang(sglang_flags.HONOURED)
-    refused = REFUSED_OF_SLIME.keys() | flags_refused.REFUSED.keys() | _sglang(sglang_flags.REFUSED.keys())
+def _suggestion(flag: str, own: Set[str], *, takes_sglang: bool) -> str:
+    usable = own | flags_honoured.HONOURED
+    refused = REFUSED_OF_SLIME.keys() | flags_refused.REFUSED.keys()
+    if takes_sglang:
+        usable |= _sglang(sglang_flags.HONOURED)
+        refused |= _sglang(sglang_flags.REFUSED.keys())
     if SGLANG_PREFIX + flag[2:] in usable:
         return f"; SGLang's flags take a prefix: {SGLANG_PREFIX}{flag[2:]}"
     for names, cutoff in ((usable, 0.75), (refused, 0.9), (usable, 0.55)):
         near = difflib.get_close_matches(flag.replace("_", "-"), names, n=1, cutoff=cutoff)
         if near:
             return f"; the nearest is {near[0]}"
-    return "; see --help, --help-megatron and --help-sglang"
+    return "; see --help, --help-megatron and --help-sglang" if takes_sglang else "; see --help and --help-megatron"
 
 
 def _sglang(names: Set[str]) -> set[str]:

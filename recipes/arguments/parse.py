@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from recipes.arguments.dataclass_flags import flags_of, instances
 from recipes.arguments.help import help_text
-from recipes.arguments.known import Kind, kind_of
+from recipes.arguments.known import NO_ENGINE, Kind, kind_of
 from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path
 from recipes.errors import UsageError
 
 PRESETS = Path(__file__).parent.parent / "presets"
+_HELP_TOPICS = ("--help", "-h", "--help-megatron", "--help-sglang")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ def parse_arguments(
     *,
     program: str,
     description: str = "",
+    takes_sglang: bool = True,
     presets_dir: Path = PRESETS,
 ) -> ParsedArguments:
     """Reads a command line.
@@ -52,18 +54,28 @@ def parse_arguments(
         own_configs: the dataclasses whose fields are the recipe's flags.
         program: what --help calls the program, for example "python -m recipes.grpo".
         description: what --help says first.
+        takes_sglang: whether the recipe starts engines; if not, SGLang's flags are refused and no help shows them.
         presets_dir: where --preset looks for NAME.yaml.
 
     Raises:
         UsageError: for a flag that is unknown, refused, missing or has a bad value, and for a bad preset or file.
         SystemExit: 0 after --help, --help-megatron or --help-sglang.
     """
-    for topic in ("--help", "-h", "--help-megatron", "--help-sglang"):
-        if topic in argv:
-            sys.stdout.write(
-                help_text(topic, own_configs, program=program, description=description, presets=presets_dir)
+    topic = next((topic for topic in _HELP_TOPICS if topic in argv), None)
+    if topic == "--help-sglang" and not takes_sglang:
+        raise UsageError(f"{topic}: {NO_ENGINE}")
+    if topic is not None:
+        sys.stdout.write(
+            help_text(
+                topic,
+                own_configs,
+                program=program,
+                description=description,
+                presets=presets_dir,
+                takes_sglang=takes_sglang,
             )
-            raise SystemExit(0)
+        )
+        raise SystemExit(0)
     words = from_command_line(argv)
     given = merged(
         *(from_file(preset_path(_one_value(word), presets_dir)) for word in words if word.flag == "--preset"),
@@ -75,7 +87,7 @@ def parse_arguments(
     problems: list[str] = []
     for flag, one in given.items():
         try:
-            by_kind[kind_of(one, own_names)][flag] = one
+            by_kind[kind_of(one, own_names, takes_sglang=takes_sglang)][flag] = one
         except UsageError as error:
             problems.append(one.located(str(error)))
     if problems:

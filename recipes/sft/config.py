@@ -49,7 +49,9 @@ def read_job(argv: Sequence[str]) -> SFTJob:
     Raises:
         UsageError, DataError, CheckpointError, TrainConfigError: what the user can mend.
     """
-    parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.")
+    parsed = parse_arguments(
+        argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.", takes_sglang=False
+    )
     run, placement, batch = parsed.get(RunConfig), parsed.get(TrainerPlacementConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.arguments import parse_arguments, resolved_yaml
+from recipes.arguments import UsageError, parse_arguments, resolved_yaml
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.flags_slime import REFUSED_OF_SLIME
 from recipes.arguments.known import OWNED_HERE
@@ -14,6 +14,7 @@ from recipes.arguments.parse import PRESETS
 from recipes.arguments.sources import from_file
 from recipes.grpo.config import OWN_CONFIGS as GRPO
 from recipes.sft.config import OWN_CONFIGS as SFT
+from recipes.sft.config import read_job as read_sft_job
 from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 
@@ -40,6 +41,24 @@ def test_reasons_send_the_user_to_flags_that_exist():
     named = {flag for reason in reasons for flag in re.findall(r"--[a-z][\w-]*", reason)}
     stems = {"--rollout-", "--eval-", "--sglang-cuda-graph-"}
     assert named - known - stems == set()
+
+
+@pytest.mark.parametrize("flag", ["mem-fraction-static", "context-length", "port"])  # taken by grpo, and refused
+def test_a_recipe_without_engines_refuses_the_flags_of_sglang(flag):
+    with pytest.raises(UsageError) as error:
+        read_sft_job([f"--sglang-{flag}", "1"])
+    assert str(error.value) == f"--sglang-{flag}: this recipe starts no engine"
+
+
+def test_the_help_of_a_recipe_without_engines_names_no_flag_of_sglang(capsys):
+    with pytest.raises(SystemExit):
+        read_sft_job(["--help"])
+    assert "sglang" not in capsys.readouterr().out.lower()
+    with pytest.raises(UsageError, match="--help-sglang: this recipe starts no engine"):
+        read_sft_job(["--help-sglang"])
+    with pytest.raises(UsageError) as error:
+        read_sft_job(["--mem-fraction-static", "1", "--qqqqqqqq", "1"])
+    assert "sglang" not in str(error.value)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
