@@ -138,6 +138,10 @@ def test_float32_is_the_precision_without_bf16():
         ("--pipeline-model-parallel-size 8", "--pipeline-model-parallel-size 8: it does not divide num_layers 36"),
         ("--sequence-parallel", "--sequence-parallel: it needs --tensor-model-parallel-size above 1"),
         ("--recompute-modules layernorm", "expected modules among core_attn, mlp"),
+        (
+            "--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 151936",
+            "each has 151936 rows of the vocabulary of 151936 in config.json of DIR",
+        ),
         ("--lr fast", "--lr: invalid float value: 'fast'"),
         ("--lr 1e-6 2", "--lr: unexpected value '2'"),
         ("--lr 1e-6 --min-lr 1e-5", "--lr 1e-06 and --min-lr 1e-05: expected 0 <= min-lr <= lr"),

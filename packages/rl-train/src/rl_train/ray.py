@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rl_data import TrainBatch
 from rl_data.json import JsonValue
 from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError, TrainerError
+from rl_train.megatron.batch_check import check_batch
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import LOOPBACK, Address, TrainerRank, TrainerSpec
 from rl_train.trainer import StepResult
@@ -76,6 +77,9 @@ class TrainerGroup:
         assert isinstance(pipeline, int)
         self._pad_to_multiple = tensor if values["sequence_parallel"] else 1
         self._num_data_parallel_ranks = len(self._actors) // (tensor * pipeline)
+        vocab_size = values["vocab_size"]
+        assert isinstance(vocab_size, int)
+        self._vocab_size = vocab_size
         address: ray.ObjectRef[Address] = self._actors[0].listen.remote()
         self._starting = [actor.start.remote(address, spec) for actor in self._actors]
 
@@ -154,7 +158,7 @@ class TrainerGroup:
 
     def train_step(self, batch: TrainBatch) -> StepResult:
         """See `Trainer.train_step`."""
-        reference = self._put(batch)
+        reference = self._put(batch, is_trained=True)
         return self._call("train_step", (reference,), self._config.trainer_step_timeout_s, "training")[0]
 
     def compute_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:
@@ -213,17 +217,19 @@ class TrainerGroup:
                 continue
         self._failure = self._failure or TrainerError("the trainer was closed")
 
-    def _put(self, batch: TrainBatch) -> "ray.ObjectRef[TrainBatch]":
-        """The batch in the object store, once for all ranks of a machine."""
-        if len(batch.microbatches) != self._num_data_parallel_ranks:
-            raise TrainConfigError(
-                f"train batch: expected micro-batches for {self._num_data_parallel_ranks} data-parallel ranks, "
-                f"got {len(batch.microbatches)}"
-            )
+    def _put(self, batch: TrainBatch, *, is_trained: bool) -> "ray.ObjectRef[TrainBatch]":
+        """The batch in the object store, once for all ranks of a machine, if it fits them."""
+        check_batch(
+            batch,
+            num_ranks=self._num_data_parallel_ranks,
+            pad_to_multiple=self._pad_to_multiple,
+            vocab_size=self._vocab_size,
+            is_trained=is_trained,
+        )
         return ray.put(batch)
 
     def _logprobs(self, batch: TrainBatch, *, is_reference: bool) -> list[list[NDArray[np.float32]]]:
-        reference = self._put(batch)
+        reference = self._put(batch, is_trained=False)
         doing = "computing log-probabilities"
         limit_s = self._config.trainer_step_timeout_s
         return self._call("compute_logprobs", (reference,), limit_s, doing, is_reference=is_reference)[0]

@@ -187,6 +187,13 @@ def _check_sizes(args: argparse.Namespace, world_size: int, where: str) -> None:
         raise TrainConfigError(
             f"--make-vocab-size-divisible-by {args.make_vocab_size_divisible_by}: expected a positive number"
         )
+    divisor, vocab_size = args.make_vocab_size_divisible_by, args.vocab_size
+    rows_of_rank = -(-vocab_size // (divisor * tensor)) * divisor
+    if rows_of_rank * (tensor - 1) >= vocab_size:
+        raise TrainConfigError(
+            f"--make-vocab-size-divisible-by {divisor} and {tp}: the last tensor-parallel rank would have nothing but "
+            f"padding, because each has {rows_of_rank} rows of the vocabulary of {vocab_size} in {where}"
+        )
     if not 0 <= args.min_lr <= args.lr:
         raise TrainConfigError(f"--lr {args.lr} and --min-lr {args.min_lr}: expected 0 <= min-lr <= lr")
 

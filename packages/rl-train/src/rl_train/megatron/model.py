@@ -128,11 +128,7 @@ def _logprobs_of_hidden(
     weight = output_layer.weight if output_weight is None else output_weight
     vocab_start = weight.shape[0] * parallel_state.get_tensor_model_parallel_rank()
     num_rows = min(weight.shape[0], context.vocab_size - vocab_start)
-    if num_rows < 1:
-        raise TrainConfigError(
-            f"vocabulary of {context.vocab_size}: rank {group.rank()} of {group.size()} tensor-parallel ranks has only "
-            f"padding; use a smaller --make-vocab-size-divisible-by"
-        )
+    assert num_rows > 0, "parse_megatron_args lets no rank have only padding"
     return token_logprobs(
         hidden.squeeze(1)[context.positions],
         weight[:num_rows],

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from rl_train.errors import TrainConfigError
+from rl_train.errors import RLTrainError, TrainConfigError
+from rl_weights import RLWeightsError
 
 
 def initialize_parallel(args: argparse.Namespace) -> torch.device:
@@ -48,6 +51,24 @@ def pipeline_group() -> dist.ProcessGroup:
     group = parallel_state.get_pipeline_model_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
     return group
+
+
+@contextmanager
+def same_outcome() -> Iterator[None]:
+    """Raises on every rank what the block raises on one, so that none waits for a rank that gave up. Collective.
+
+    Holds for our own errors; the block must not be left halfway through a collective by them.
+    """
+    own: RLTrainError | RLWeightsError | None = None
+    try:
+        yield
+    except (RLTrainError, RLWeightsError) as error:
+        own = error
+    errors: list[RLTrainError | RLWeightsError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, own)
+    first = own or next((error for error in errors if error is not None), None)
+    if first is not None:
+        raise first
 
 
 def destroy_parallel() -> None:

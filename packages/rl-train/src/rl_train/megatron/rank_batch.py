@@ -76,16 +76,9 @@ def on_rank(
 ) -> RankMicrobatch:
     """The micro-batch on the device, with log-probabilities to be computed at `scored`.
 
-    The hidden state of the token before predicts a token, so a sequence's first token must not be among them.
-
-    Raises:
-        ValueError: if it is.
+    The hidden state of the token before predicts a token, so a sequence's first token must not be among them: see
+    `check_batch`.
     """
-    first = np.intersect1d(scored, microbatch.cu_seqlens[:-1])
-    if len(first):
-        raise ValueError(
-            f"micro-batch: token {first[0]} begins its sequence and cannot be trained: nothing predicts it"
-        )
     device = settings.device
     tokens = torch.tensor(microbatch.tokens, dtype=torch.int64, device=device)
     positions = torch.tensor(scored, dtype=torch.int64, device=device)

@@ -18,13 +18,14 @@ from rl_data.json import JsonValue
 from rl_train.algorithms import LossFunction
 from rl_train.errors import TrainConfigError, TrainerError
 from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.batch_check import check_batch
 from rl_train.megatron.checkpoint import Checkpointer
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.megatron.export import MegatronTensorSource
 from rl_train.megatron.hf_folder import export_hf
 from rl_train.megatron.model import build_model, forward, wrap_model
 from rl_train.megatron.optimizer import build_optimizer, build_scheduler, learning_rate, step_if_finite
-from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group
+from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group, same_outcome
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
 from rl_train.megatron.reference import ReferenceWeights
 from rl_train.megatron.weights import load_weights
@@ -106,10 +107,10 @@ class MegatronTrainer:
         the gradient is not finite, weights, optimizer and schedule stay as they are.
 
         Raises:
-            TrainConfigError: if the batch is split or padded otherwise than this trainer needs.
+            TrainConfigError: on every rank, if the batch is not what this trainer needs. Nothing has changed then.
         """
         started = time.perf_counter()
-        own = self._own_microbatches(batch)
+        own = self._own_microbatches(batch, is_trained=True)
         needs_entropy = self._loss.needs_entropy
         items = [on_rank(one, trained_tokens(one), self._settings, needs_entropy=needs_entropy) for one in own]
         self._model.zero_grad_buffer()
@@ -149,7 +150,7 @@ class MegatronTrainer:
 
     def compute_own_logprobs(self, batch: TrainBatch) -> list[NDArray[np.float32]] | None:
         """[M][T] of this rank's data-parallel rank; None on all but one rank of those that share it. Collective."""
-        own = self._own_microbatches(batch)
+        own = self._own_microbatches(batch, is_trained=False)
         items = [on_rank(one, predicted_tokens(one), self._settings, needs_entropy=False) for one in own]
         self._model.eval()
         try:
@@ -179,10 +180,15 @@ class MegatronTrainer:
         return MegatronTensorSource(self._model, self._model_config)
 
     def export_hf(self, folder: Path, template: Path) -> Path:
-        """Writes the present weights as a Hugging Face model, with config and tokenizer of `template`. Collective."""
-        exported = export_hf(self.tensor_source(), folder, template)
-        dist.barrier()
-        return exported
+        """Writes the present weights as a Hugging Face model, with config and tokenizer of `template`. Collective.
+
+        Raises:
+            CheckpointError: on every rank, if there is something at `folder` already, or the disk refuses.
+        """
+        source = self.tensor_source()
+        with same_outcome():
+            export_hf(source, folder, template)
+        return folder
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """Writes model, optimizer, scheduler and random state, and `state`, atomically. Collective.
@@ -195,7 +201,8 @@ class MegatronTrainer:
         """Restores what `save_checkpoint` wrote last in `folder` and returns the caller's `state`. Collective.
 
         Raises:
-            TrainConfigError: if there is no complete checkpoint.
+            TrainConfigError: on every rank, if there is no complete checkpoint that fits. Nothing has changed then.
+            CheckpointError: likewise, if its metadata are damaged or more than metadata.
         """
         self._num_steps, state = self._checkpointer.load(Path(folder))
         return state
@@ -209,20 +216,15 @@ class MegatronTrainer:
         is_last = parallel_state.is_pipeline_last_stage()
         return is_last and parallel_state.get_tensor_model_parallel_rank() == 0
 
-    def _own_microbatches(self, batch: TrainBatch) -> Sequence[Microbatch]:
-        if len(batch.microbatches) != self.num_data_parallel_ranks:
-            raise TrainConfigError(
-                f"train batch: expected micro-batches for {self.num_data_parallel_ranks} data-parallel ranks, "
-                f"got {len(batch.microbatches)}"
-            )
-        own = batch.microbatches[parallel_state.get_data_parallel_rank()]
-        for microbatch in own:
-            if microbatch.num_tokens % self._pad_to_multiple:
-                raise TrainConfigError(
-                    f"train batch: expected micro-batches of a multiple of {self._pad_to_multiple} tokens "
-                    f"(pad_to_multiple), because of sequence parallelism; got {microbatch.num_tokens}"
-                )
-        return own
+    def _own_microbatches(self, batch: TrainBatch, *, is_trained: bool) -> Sequence[Microbatch]:
+        check_batch(
+            batch,
+            num_ranks=self.num_data_parallel_ranks,
+            pad_to_multiple=self._pad_to_multiple,
+            vocab_size=self._settings.vocab_size,
+            is_trained=is_trained,
+        )
+        return batch.microbatches[parallel_state.get_data_parallel_rank()]
 
     def _run(
         self, items: Sequence[RankMicrobatch], summarize: Summarize, *, forward_only: bool
