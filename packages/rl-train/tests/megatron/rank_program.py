@@ -4,13 +4,16 @@ Usage: python rank_program.py RANK FOLDER. FOLDER/cases.json holds the cases; FO
 One process goes through all layouts, because importing Megatron takes most of the time.
 """
 
+import io
 import json
 import logging
 import os
+import pickle
+import shutil
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,9 +24,9 @@ from batches import make_batch
 
 from rl_data import TrainBatch
 from rl_train.algorithms import AlgorithmConfig, make_loss, sft_loss
-from rl_train.errors import TrainConfigError
+from rl_train.errors import TrainConfigError, TrainerError
 from rl_train.megatron.cpu import enable_cpu_support
-from rl_weights import checksum
+from rl_weights import CheckpointError, checksum
 
 torch.set_num_threads(1)
 logging.disable(logging.WARNING)
@@ -215,6 +218,86 @@ class Case:
             messages.append(str(error))
         trainer.close()
         return {"messages": messages}
+
+    def refuse_on_one_rank(self) -> dict:
+        """Errors that concern one rank are raised on both, and the trainer goes on."""
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        good, bad = batch.microbatches
+        messages = []
+        for change in (
+            lambda one: {"tokens": one.tokens + self.config["vocab_size"]},
+            lambda one: {"loss_weights": one.loss_weights + 1},
+        ):
+            broken = replace(batch, microbatches=(good, (bad[0], replace(bad[1], **change(bad[1])))))
+            try:
+                trainer.train_step(broken)
+            except TrainConfigError as error:
+                messages.append(str(error))
+        occupied = self.folder / "occupied"
+        occupied.mkdir(exist_ok=True)
+        (occupied / "something").touch()
+        try:
+            trainer.export_hf(occupied, self.model)
+        except CheckpointError as error:
+            messages.append(str(error))
+        step = step_json(trainer.train_step(batch))
+        trainer.close()
+        return {"messages": messages, "step": step}
+
+    def stranger(self) -> dict:
+        """Checkpoints whose metadata, or whose objects, would run code."""
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        messages = []
+        for number, spoil in enumerate((spoil_metadata, spoil_objects)):
+            checkpoints = self.folder / f"stranger.{number}"
+            if self.rank == 0:
+                shutil.copytree(self.folder / f"{self.case['from']}.checkpoints", checkpoints)
+                spoil(checkpoint_folder.latest_checkpoint(checkpoints), self.folder / "has_run")
+            dist.barrier()
+            try:
+                trainer.load_checkpoint(checkpoints)
+            except (CheckpointError, TrainerError) as error:
+                messages.append([type(error).__name__, str(error)])
+            if number == 0:
+                step = step_json(trainer.train_step(batch))
+        trainer.close()
+        try:
+            self.trainer(weights=self.folder / "stranger.0")
+        except CheckpointError as error:
+            messages.append([type(error).__name__, str(error)])
+        destroy_parallel()
+        return {"messages": messages, "step": step, "has_run": (self.folder / "has_run").exists()}
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def spoil_metadata(checkpoint: Path, path: Path) -> None:
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(Touch(path)))
+
+
+def spoil_objects(checkpoint: Path, path: Path) -> None:
+    """Puts an object of the same number of bytes, or fewer, in the place of rank 0's random states."""
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())  # noqa: S301 - written by this test
+    [entry] = [entry for index, entry in metadata.storage_data.items() if index.fqn == "rng_state/shard_0_2"]
+    content = io.BytesIO()
+    torch.save([Touch(path)], content)
+    assert content.tell() <= entry.length
+    file = checkpoint / entry.relative_path
+    whole = bytearray(file.read_bytes())
+    whole[entry.offset : entry.offset + content.tell()] = content.getvalue()
+    file.write_bytes(whole)
+    entry.length = content.tell()
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
 def step_json(step) -> dict:

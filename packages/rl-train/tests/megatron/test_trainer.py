@@ -198,3 +198,23 @@ def test_what_does_not_fit_is_refused(results: dict) -> None:
     assert "multiple of 2 tokens" in padding
     assert "expected micro-batches for 1 data-parallel ranks, got 3" in ranks
     assert "latest_checkpointed_iteration.txt" in checkpoint
+
+
+def test_what_one_rank_refuses_is_refused_by_all_and_the_trainer_goes_on(results: dict) -> None:
+    case = results["refuse_dp"]
+    ids, first, occupied = case["messages"]
+    assert "micro-batch 1 of data-parallel rank 1: expected token ids from 0 to 100, got 1" in ids
+    assert "micro-batch 1 of data-parallel rank 1: token 0 begins its sequence" in first
+    assert "occupied" in occupied
+    assert case["step"] == results["dp"]["steps"][0]
+
+
+def test_a_checkpoint_cannot_run_code(results: dict) -> None:
+    case = results["stranger"]
+    (kind, metadata), (kind_of_objects, objects), (kind_of_weights, weights) = case["messages"]
+    assert (kind, kind_of_objects, kind_of_weights) == ("CheckpointError", "TrainerError", "CheckpointError")
+    assert "refused to load pathlib" in metadata
+    assert "refused to load pathlib" in weights
+    assert "cannot be loaded: rank 0" in objects
+    assert case["step"] == results["dp"]["steps"][0], "a refused checkpoint changed the trainer"
+    assert not case["has_run"]

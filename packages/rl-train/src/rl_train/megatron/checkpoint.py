@@ -2,6 +2,7 @@
 
 import queue
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rl_data.json import JsonValue
-from rl_train.errors import TrainConfigError
+from rl_train.errors import TrainConfigError, TrainerError
 from rl_train.megatron import checkpoint_folder
 from rl_train.megatron.checkpoint_folder import TrainerState
 from rl_train.megatron.model import module_of
 from rl_train.megatron.optimizer import load_optimizer_state
+from rl_train.megatron.parallel import same_outcome
+from rl_train.megatron.torch_dist import load_torch_dist
 
 # "dp_reshardable": every rank writes its own part of the optimizer's state, and a run may be resumed on another number
 # of data-parallel ranks. Megatron's "fully_reshardable", which would allow other tensor- and pipeline-parallel sizes
@@ -49,6 +53,9 @@ class Checkpointer:
         """Writes beside the final folder, renames, then points the tracker at it; returns the final folder.
 
         Whenever it is interrupted, the tracker names a complete checkpoint.
+
+        Raises:
+            TrainerError: if a rank could not write.
         """
         is_first = dist.get_rank() == 0
         # The other ranks are told where, so that they write nothing before the folder is there.
@@ -57,7 +64,15 @@ class Checkpointer:
         assert told[0] is not None
         partial = Path(told[0])
         _write_in_this_process()
-        dist_checkpointing.save(self._state(is_loading=False), str(partial), TorchDistSaveShardedStrategy())
+        try:
+            dist_checkpointing.save(self._state(is_loading=False), str(partial), TorchDistSaveShardedStrategy())
+        except (OSError, RuntimeError, CheckpointException) as error:
+            # Megatron's writer gives the class of an OSError, and not what it said.
+            free_mb = shutil.disk_usage(partial).free / 2**20
+            raise TrainerError(
+                f"{partial}: the checkpoint was not written, with {free_mb:.1f} MiB free on that disk; the one before "
+                f"it is still the latest: {error}"
+            ) from error
         if is_first:
             checkpoint_folder.commit(partial, TrainerState(step=step, parallel_sizes=_parallel_sizes(), caller=state))
         dist.barrier()
@@ -70,23 +85,15 @@ class Checkpointer:
 
         Raises:
             TrainConfigError: if there is no checkpoint to resume, or one of other tensor- or pipeline-parallel sizes.
+            CheckpointError: if its metadata are damaged or more than metadata.
         """
-        checkpoint = checkpoint_folder.latest_checkpoint(folder)
-        if checkpoint is None:
-            raise TrainConfigError(f"{folder}: no {checkpoint_folder.TRACKER}, so no complete checkpoint")
-        saved = checkpoint_folder.read_state(checkpoint)
-        sizes = _parallel_sizes()
-        for name in ("tensor", "pipeline"):
-            if saved.parallel_sizes[name] != sizes[name]:
-                raise TrainConfigError(
-                    f"{checkpoint}: written with --{name}-model-parallel-size {saved.parallel_sizes[name]} and can be "
-                    f"resumed with no other, got {sizes[name]}; its weights alone can be loaded in any layout"
-                )
-        is_same_layout = saved.parallel_sizes == sizes
+        with same_outcome():
+            checkpoint, saved = _resumable(folder)
+        is_same_layout = saved.parallel_sizes == _parallel_sizes()
         state = self._state(is_loading=True)
         if not is_same_layout:
             del state["rng_state"]
-        loaded: Any = dist_checkpointing.load(state, str(checkpoint))
+        loaded = load_torch_dist(state, checkpoint)
         module_of(self._model).load_state_dict(loaded["model"])
         load_optimizer_state(self._optimizer, loaded["optimizer"])
         # Megatron adds the checkpoint's steps to those that the schedule has taken.
@@ -106,6 +113,22 @@ class Checkpointer:
             "rng_state": _random_states(),
             "checkpoint_version": 3.0,
         }
+
+
+def _resumable(folder: Path) -> tuple[Path, TrainerState]:
+    """The latest checkpoint, if this layout can resume it."""
+    checkpoint = checkpoint_folder.latest_checkpoint(folder)
+    if checkpoint is None:
+        raise TrainConfigError(f"{folder}: no {checkpoint_folder.TRACKER}, so no complete checkpoint")
+    saved = checkpoint_folder.read_state(checkpoint)
+    sizes = _parallel_sizes()
+    for name in ("tensor", "pipeline"):
+        if saved.parallel_sizes[name] != sizes[name]:
+            raise TrainConfigError(
+                f"{checkpoint}: written with --{name}-model-parallel-size {saved.parallel_sizes[name]} and can be "
+                f"resumed with no other, got {sizes[name]}; its weights alone can be loaded in any layout"
+            )
+    return checkpoint, saved
 
 
 def _parallel_sizes() -> dict[str, int]:

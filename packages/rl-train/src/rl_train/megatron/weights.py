@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from rl_data.json import JsonValue
 from rl_train.errors import TrainConfigError
 from rl_train.megatron.checkpoint_folder import TRACKER, latest_checkpoint
+from rl_train.megatron.torch_dist import load_torch_dist
 from rl_weights import CheckpointError, HFCheckpoint
 from rl_weights.rules import TensorRule, rules_for
 
@@ -29,6 +29,7 @@ def load_weights(model: GPTModel, folder: Path, model_config: Mapping[str, JsonV
 
     Raises:
         TrainConfigError: if the folder is neither, or lacks a tensor or has it in another shape.
+        CheckpointError: if a Megatron checkpoint's metadata are damaged or more than metadata.
     """
     if (folder / TRACKER).is_file():
         _load_torch_dist(model, folder)
@@ -61,8 +62,7 @@ def _load_torch_dist(model: GPTModel, folder: Path) -> None:
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None  # the tracker is there
     state = {"model": model.sharded_state_dict()}
-    loaded: Any = dist_checkpointing.load(state, str(checkpoint))
-    model.load_state_dict(loaded["model"])
+    model.load_state_dict(load_torch_dist(state, checkpoint)["model"])
 
 
 @torch.no_grad()
