@@ -336,3 +336,14 @@ def test_settings_and_labels_that_make_no_sense_are_refused():
         pool.grade_now("Answer: 4", None)
     with GraderPool("gsm8k") as pool, pytest.raises(DataError, match="expected a label that is a number, got 'x'"):
         pool.grade_now("Answer: 4", "x")
+
+
+@pytest.mark.parametrize("rm_type", sorted(GRADERS))
+def test_a_label_is_checked_without_a_response_and_without_a_process(rm_type: str):
+    with GraderPool(rm_type) as graders:
+        before = {process.pid for process in psutil.Process().children()}
+        graders.check_label("42")
+        for label, metadata in ((None, None), ("", None), (" ", None), ("42", {"rm_type": "psychic"})):
+            with pytest.raises(DataError):
+                graders.check_label(label, metadata)
+        assert {process.pid for process in psutil.Process().children()} == before

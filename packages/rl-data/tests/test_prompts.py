@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rl_data import DataError, PromptDataConfig, PromptSource, Tokenizer
+from rl_data import DataError, GraderPool, PromptDataConfig, PromptSource, Tokenizer
 from rl_data.testing import check_source
 
 Write = Callable[..., str]
@@ -41,6 +41,21 @@ def test_template_arguments_and_tools_reach_the_template(write_jsonl: Write):
     arguments = {"enable_thinking": False}
     source = source_of(path, tiny_tokenizer(chat_template=template), apply_chat_template_kwargs=arguments)
     assert [prompt.text for prompt in source.next_batch(2)] == ["calculator False", "no tools False"]
+
+
+def test_labels_that_the_grader_cannot_take_are_named_with_their_row(tokenizer: Tokenizer, write_jsonl: Write):
+    rows = [dapo_row("q", "#### 4"), {**dapo_row("q", "pi"), "metadata": {"rm_type": "boxed"}}]
+    with GraderPool("gsm8k") as graders:
+        for bad, message in (
+            (dapo_row("q", "pi"), "gsm8k: expected a label that is a number, got 'pi'"),
+            ({**dapo_row("q"), "metadata": {"rm_type": "psychic"}}, "rm-type: expected one of "),
+        ):
+            path = write_jsonl([*rows, bad])
+            source_of(path, tokenizer).validate()
+            config = PromptDataConfig(prompt_data=path, input_key="prompt", label_key="label", apply_chat_template=True)
+            with pytest.raises(DataError) as error:
+                PromptSource(config, tokenizer, check_label=graders.check_label).validate()
+            assert str(error.value).startswith(f"{path}:3: {message}")
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

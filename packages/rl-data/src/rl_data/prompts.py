@@ -1,6 +1,6 @@
 """Prompt data sets, in the schema of dapo-math-17k: a prompt, a label and what else a row carries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +44,10 @@ class PromptDataConfig:
     )
 
 
+type LabelCheck = Callable[[str | None, Mapping[str, JsonValue]], None]
+"""Raises DataError for a label, or metadata, by which no response can be graded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     """What a row says, before it is rendered."""
@@ -57,14 +61,22 @@ class _Row:
 class PromptSource(Source[Prompt]):
     """Prompts of a data set, batch after batch, without end.
 
+    Args:
+        config: which prompts, and how they become tokens.
+        tokenizer: of the model that reads them.
+        check_label: what `validate` asks about each row's label and metadata, for example `GraderPool.check_label`.
+
     Raises:
         DataError: if the file is missing or empty, or the tokenizer lacks a chat template that is needed.
     """
 
-    def __init__(self, config: PromptDataConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: PromptDataConfig, tokenizer: Tokenizer, *, check_label: LabelCheck | None = None
+    ) -> None:
         super().__init__(config.prompt_data, shuffle=config.rollout_shuffle, seed=config.rollout_seed)
         self._config = config
         self._tokenizer = tokenizer
+        self._check_label = check_label
         if config.apply_chat_template:
             require_chat_template(tokenizer, where=config.prompt_data)
 
@@ -76,7 +88,9 @@ class PromptSource(Source[Prompt]):
                 yield prompt
 
     def _check(self, row: dict[str, JsonValue]) -> None:
-        self._parse(row)
+        parsed = self._parse(row)
+        if self._check_label is not None:
+            self._check_label(parsed.label, parsed.metadata)
 
     def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Prompt:
         config = self._config

@@ -44,6 +44,17 @@ class GraderPool:
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="grader")
         self._finalizer = weakref.finalize(self, _close, self._threads, self._workers)
 
+    def check_label(self, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> None:
+        """Checks that a response could be graded against this label. Compares no mathematics and starts no process.
+
+        Raises:
+            DataError: if there is no label, an empty one, or one that the grader cannot take, or the metadata name an
+                unknown grader.
+        """
+        self._grade_by_text("", label, metadata)
+        if label is not None and not label.strip():
+            raise DataError(f"rm-type {self._rm_type}: expected a label to compare with, got an empty text")
+
     def start(self) -> None:
         """Starts the worker processes in the background, if this reward type can need them."""
         if self._rm_type in NEEDS_WORKERS:
