@@ -63,7 +63,7 @@ class _GRPO:
             with clock.phase("publish"):
                 self.publish(after_step=step)
             self.log(grpo_record(step, drawn, results, clock.seconds()), title=f"grpo {step}")
-            self.folder.log_samples([sample for group in drawn.groups for sample in group.samples], step=step)
+            self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
             if job.evaluation.is_due(step, num_rollouts=last):
                 await self.evaluate(after_step=step)
             if job.run.is_save_due(step, num_steps=last):

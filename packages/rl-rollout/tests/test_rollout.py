@@ -145,7 +145,7 @@ def test_only_as_many_prompts_are_drawn_as_are_missing(num_at_once, batches):
     result = asyncio.run(rollout.collect(source))
     assert len(result.groups) == 4
     assert source.batches == batches
-    assert result.drop_counts["all samples failed"] == 2
+    assert result.drop_counts["all_samples_failed"] == 2
 
 
 def test_failed_grades_take_samples_out_and_are_counted():
@@ -160,14 +160,15 @@ def test_failed_grades_take_samples_out_and_are_counted():
     assert all(sample.reward == 1.0 and sample.tokens[3] % 2 == 0 for sample in group.samples)
     num_failed = 4 - len(group.samples)
     assert 0 < num_failed < 4
-    assert result.metrics["num_failed_samples"] == num_failed
+    assert result.metrics["num_failed_samples"] == num_failed == len(result.failed)
+    assert all("error" in sample.metadata for sample in result.failed)
     assert result.metrics["reward_mean"] == 1.0
 
 
 def test_a_group_in_which_every_grade_failed_is_dropped_with_the_reasons_kept():
     result = asyncio.run(make(Parity(broken=["2"])).collect(Prompts()))
     assert [group.group_id for group in result.groups] == ["0-0", "0-1", "0-3", "0-4"]
-    assert result.drop_counts == {"all samples failed": 1}
+    assert result.drop_counts == {"all_samples_failed": 1}
     [failed] = result.dropped
     for sample in failed.group.samples:
         assert sample.finish_reason is FinishReason.ERROR
@@ -183,7 +184,7 @@ def test_a_refused_prompt_is_dropped_and_replaced():
 
     result = asyncio.run(make(engines=[FakeEngine("engine 0", respond=respond)]).collect(Prompts()))
     assert len(result.groups) == 4
-    assert result.drop_counts["request refused"] == 1
+    assert result.drop_counts["request_refused"] == 1
 
 
 def test_an_engine_killed_in_mid_rollout_loses_no_prompt_and_changes_no_sample():

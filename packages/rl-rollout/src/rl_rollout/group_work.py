@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from typing import NamedTuple
 
-from rl_data import Prompt, SampleGroup
+from rl_data import Prompt, Sample, SampleGroup
 from rl_data.buffer import is_unfinished
 from rl_data.filters import RewardSpread
 from rl_rollout.errors import RequestError
@@ -26,8 +26,8 @@ class Outcome(NamedTuple):
     """Position in which its prompt was taken."""
     group: SampleGroup
     """Without failed samples, unless it is dropped."""
-    num_failed: int
-    """Samples that the engine, the environment or the grader failed."""
+    failed: tuple[Sample, ...]
+    """Samples that the engine, the environment or the grader failed, the reason in metadata["error"]."""
     reason: str | None
     """Why it cannot be given; None if it can."""
 
@@ -61,7 +61,7 @@ class GroupWork:
                 samples = await self._generate(prompt, seeds, self._context)
         except RequestError as error:
             logger.warning("group %s is dropped: %s", prompt.group_id, error)
-            return Outcome(order, SampleGroup(group_id=prompt.group_id, samples=()), 0, "request refused")
+            return Outcome(order, SampleGroup(group_id=prompt.group_id, samples=()), (), "request_refused")
         return await self.finish(order, SampleGroup(group_id=prompt.group_id, samples=tuple(samples)))
 
     async def resume(self, order: int, group: SampleGroup) -> Outcome:
@@ -74,15 +74,15 @@ class GroupWork:
     async def finish(self, order: int, group: SampleGroup) -> Outcome:
         """Grades what has no grade yet, takes failed samples out and filters the group."""
         if is_unfinished(group):
-            return Outcome(order, group, 0, UNFINISHED)
+            return Outcome(order, group, (), UNFINISHED)
         with self.grading.running():
             samples = await grade_many(group.samples, self._grader)
         whole = [sample for sample in samples if not is_failed(sample)]
-        num_failed = len(samples) - len(whole)
+        failed = tuple(sample for sample in samples if is_failed(sample))
         if not whole:
-            return Outcome(order, replace(group, samples=tuple(samples)), num_failed, "all samples failed")
+            return Outcome(order, replace(group, samples=tuple(samples)), failed, "all_samples_failed")
         group = replace(group, samples=tuple(whole))
-        return Outcome(order, group, num_failed, self._filter.reason_to_drop(group) if self._filter else None)
+        return Outcome(order, group, failed, self._filter.reason_to_drop(group) if self._filter else None)
 
     def _seed(self, group_id: str, index: int) -> int:
         return sample_seed(self._config.rollout_seed, group_id, index)

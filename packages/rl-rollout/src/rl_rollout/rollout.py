@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_data import PolicyVersion, Prompt, SampleGroup
+from rl_data import PolicyVersion, Prompt, Sample, SampleGroup
 from rl_data.buffer import SampleBuffer
 from rl_rollout.errors import RolloutStarvedError
 from rl_rollout.generate import GenerateContext, GenerateFunction, single_turn
@@ -50,8 +50,15 @@ class RolloutResult:
     """rollout_batch_size groups of scored samples, in the order in which their prompts were taken."""
     dropped: tuple[DroppedGroup, ...]
     """Groups that were filtered out, refused, failed or left over."""
+    failed: tuple[Sample, ...]
+    """Samples that were taken out of their groups, the reason in metadata["error"]."""
     metrics: Mapping[str, float]
     """See `Rollout.collect`."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Every sample of the groups."""
+        return [sample for group in self.groups for sample in group.samples]
 
     @property
     def drop_counts(self) -> Mapping[str, int]:
@@ -154,7 +161,7 @@ class _Collection:
         self._kept: list[Outcome] = []
         self._dropped: list[DroppedGroup] = []
         self._rewards: list[float] = []
-        self._num_failed = 0
+        self._failed: list[Sample] = []
         self._started = time.perf_counter()
 
     @property
@@ -189,7 +196,7 @@ class _Collection:
             self._settle(outcome)
 
     def _settle(self, outcome: Outcome) -> None:
-        self._num_failed += outcome.num_failed
+        self._failed += outcome.failed
         if outcome.reason == UNFINISHED:
             self._leave_over(outcome.group, is_usable=self._keeps_unfinished)
             return
@@ -216,10 +223,10 @@ class _Collection:
         metrics = sample_metrics([sample for group in groups for sample in group.samples])
         metrics["reward_mean_unfiltered"] = float(np.mean(self._rewards))
         metrics |= {
-            "num_failed_samples": float(self._num_failed),
+            "num_failed_samples": float(len(self._failed)),
             "num_dropped_groups": float(len(self._dropped)),
             "generate_s": self._work.generating.seconds,
             "grade_s": self._work.grading.seconds,
             "collect_s": time.perf_counter() - self._started,
         }
-        return RolloutResult(groups=groups, dropped=tuple(self._dropped), metrics=metrics)
+        return RolloutResult(groups=groups, dropped=tuple(self._dropped), failed=tuple(self._failed), metrics=metrics)
