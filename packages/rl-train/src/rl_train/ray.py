@@ -69,7 +69,7 @@ class TrainerGroup:
         self._actors = tuple(actors)
         self._config = config
         self._failure: RLTrainError | None = None
-        self._sinks: tuple[tuple[WeightSink, ...], int] | None = None
+        self._sinks: tuple[tuple[WeightSink, ...], int, float] | None = None
         self._is_ready = False
         values = spec.arguments.values
         tensor, pipeline = values["tensor_model_parallel_size"], values["pipeline_model_parallel_size"]
@@ -170,7 +170,12 @@ class TrainerGroup:
         return self._logprobs(batch, is_reference=True)
 
     def publish(
-        self, version: int, sinks: "Sequence[WeightSink]", *, bucket_bytes: int = _BUCKET_BYTES
+        self,
+        version: int,
+        sinks: "Sequence[WeightSink]",
+        *,
+        bucket_bytes: int = _BUCKET_BYTES,
+        deadline_s: float | None = None,
     ) -> "PublishReport":
         """Hands the present weights to every sink as `version`.
 
@@ -179,16 +184,18 @@ class TrainerGroup:
             sinks: handles that can be pickled, such as `rl_rollout.ray.RayEngine`; rank 0 calls them. Plans and buffers
                 are kept as long as the sinks are the same objects.
             bucket_bytes: size of the pieces in which weights travel.
+            deadline_s: what each call of a sink may take; by default trainer_step_timeout_s, so that a shorter deadline
+                of the sink's own rules. A late sink adds it to what the publication may take.
 
         Raises:
             SyncError: naming the sinks that failed. The trainer goes on.
         """
         limit_s = self._config.trainer_step_timeout_s
-        chosen = (tuple(sinks), bucket_bytes)
+        chosen = (tuple(sinks), bucket_bytes, limit_s if deadline_s is None else deadline_s)
         if chosen != self._sinks:
             self._call("set_sinks", chosen, limit_s, "planning weight sync")
             self._sinks = chosen
-        return self._call("publish", (version,), limit_s, f"publishing version {version}")[0]
+        return self._call("publish", (version,), limit_s + chosen[-1], f"publishing version {version}")[0]
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `Trainer.save_checkpoint`."""

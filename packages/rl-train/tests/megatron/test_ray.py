@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rl_train.megatron.arguments import MegatronArguments, parse_megatron_args
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import TrainerSpec
 from rl_train.testing import check_trainer, sample_batch
+from rl_weights import TensorSpec
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -50,12 +52,16 @@ def spec(model: Path, arguments: MegatronArguments) -> TrainerSpec:
 class ActorSink:
     """A weight sink that keeps what comes in an actor of its own, so that a trainer's rank can be handed it."""
 
-    def __init__(self, *, fail_at: str | None = None) -> None:
+    def __init__(self, *, fail_at: str | None = None, slow_s: float = 0.0) -> None:
         import ray
 
         from rl_weights.testing import InMemorySink
 
         class Sink(InMemorySink):
+            def load_bucket(self, specs: Sequence[TensorSpec], buffer: np.ndarray, checksum: str) -> None:
+                time.sleep(slow_s)
+                super().load_bucket(specs, buffer, checksum)
+
             def all_tensors(self) -> dict:
                 return {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
@@ -114,6 +120,39 @@ def test_a_group_of_two_ranks_keeps_the_promises_of_a_trainer(cluster: None, mod
     finally:
         group.close()
     assert wait_until(lambda: not rank_processes()), "ranks outlived close()"
+
+
+def test_errors_in_what_was_asked_for_leave_the_group_whole(cluster: None, model: Path, tmp_path: Path) -> None:
+    from rl_train.ray import TrainerGroup
+    from rl_weights import CheckpointError, SyncError
+
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "something").touch()
+    batch = sample_batch(101, num_ranks=2)
+    own, other = batch.microbatches
+    broken = replace(batch, microbatches=(own, (replace(other[0], tokens=other[0].tokens + 101), *other[1:])))
+    group = TrainerGroup.start(spec(model, arguments(model, 2)), world_size=2)
+    try:
+        losses = [group.train_step(batch).loss]
+        with pytest.raises(TrainConfigError, match="data-parallel rank 1: expected token ids from 0 to 100"):
+            group.train_step(broken)
+        losses.append(group.train_step(batch).loss)
+        with pytest.raises(CheckpointError, match="occupied"):
+            group.export_hf(tmp_path / "occupied", model)
+        losses.append(group.train_step(batch).loss)
+        with pytest.raises(TrainConfigError, match="no complete checkpoint"):
+            group.load_checkpoint(tmp_path / "nothing")
+        losses.append(group.train_step(batch).loss)
+        with pytest.raises(SyncError, match="no answer within 0.5 s"):
+            group.publish(1, [ActorSink(slow_s=3.0)], deadline_s=0.5)
+        losses.append(group.train_step(batch).loss)
+        sink = ActorSink(slow_s=1.0)
+        group.publish(2, [sink])
+        assert sink.weight_version() == 2
+    finally:
+        group.close()
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == len(losses)
 
 
 def test_pipeline_stages_publish_and_a_killed_rank_is_named(cluster: None, model: Path, tmp_path: Path) -> None:

@@ -155,14 +155,14 @@ class TrainerRank:
             rows = trainer.compute_reference_logprobs(batch) if is_reference else trainer.compute_logprobs(batch)
             return rows if self._rank == 0 else None
 
-    def set_sinks(self, sinks: "Sequence[WeightSink]", bucket_bytes: int) -> None:
-        """Plans how weights get to `sinks`. Rank 0 calls them. Collective."""
+    def set_sinks(self, sinks: "Sequence[WeightSink]", bucket_bytes: int, deadline_s: float) -> None:
+        """Plans how weights get to `sinks`, whose calls may take `deadline_s` each. Rank 0 calls them. Collective."""
         from rl_weights import Publisher
 
         with self._doing_now(f"planning weight sync to {len(sinks)} engines"):
             self._source = self._ready.tensor_source()
             used = sinks if self._source.is_writer else ()
-            self._publisher = Publisher(self._source, used, bucket_bytes=bucket_bytes)
+            self._publisher = Publisher(self._source, used, bucket_bytes=bucket_bytes, deadline_s=deadline_s)
 
     def publish(self, version: int) -> "PublishReport":
         """Hands the weights to the sinks as `version`. Collective."""
