@@ -13,18 +13,21 @@ _INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_to_its_end(program: str, work: Callable[[], object]) -> int:
-    """The exit code after `work`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
+def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Job], object]) -> int:
+    """The exit code after `run(read())`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
+
+    What the user can mend is found by `read`, before anything is started.
 
     An interrupt takes effect at once, in the middle of whatever is waited for. Later ones change nothing: the run is
-    ending, and every wait on that way has a deadline of seconds. Failures of trainer, engines and our own pass through
-    with their traceback, which makes the exit code 1.
+    ending, and every wait on that way has a deadline of seconds. Failures of `run` pass through with their traceback,
+    which makes the exit code 1.
     """
     # Python's own handler of SIGINT would not do: asyncio puts one in its place that waits for the end of the step.
     previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         with exit_on_usage_error(program):
-            work()
+            job = read()
+        run(job)
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         return _INTERRUPTED

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recipes import grpo, sft
 from recipes.cluster import ray_cluster
+from recipes.config.checks import require_at_least
 from recipes.console import StepConsole
 from recipes.ending import run_to_its_end
 from recipes.errors import UsageError
@@ -61,6 +62,26 @@ class QuickstartFolders:
         return self.root / "grpo"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartSettings:
+    """What a user may set.
+
+    Raises:
+        UsageError: if the folder holds something already, or a number makes no sense.
+    """
+
+    run_dir: Path = Path("runs/quickstart")
+    seed: int = 0
+    num_sft_steps: int | None = None
+    num_rollout: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.run_dir.exists() and (not self.run_dir.is_dir() or any(self.run_dir.iterdir())):
+            raise UsageError(f"--run-dir {self.run_dir}: expected a new or empty folder; remove it or name another")
+        require_at_least(self, 0, "seed")
+        require_at_least(self, 1, "num_sft_steps", "num_rollout")
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the quickstart; returns the exit code."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="The whole job on a tiny model.", allow_abbrev=False)
@@ -70,30 +91,28 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--num-rollout", type=int, default=None, help="steps of GRPO; default: the preset's")
     flags = parser.parse_args(argv)
     return run_to_its_end(
-        PROGRAM, lambda: quickstart(flags.run_dir, flags.seed, flags.num_sft_steps, flags.num_rollout)
+        PROGRAM,
+        lambda: QuickstartSettings(
+            run_dir=flags.run_dir, seed=flags.seed, num_sft_steps=flags.num_sft_steps, num_rollout=flags.num_rollout
+        ),
+        quickstart,
     )
 
 
-def quickstart(run_dir: Path, seed: int, num_sft_steps: int | None = None, num_rollout: int | None = None) -> Summary:
-    """From nothing to a trained model and its report, all in `run_dir`.
-
-    Raises:
-        UsageError: if `run_dir` holds something already.
-    """
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UsageError(f"--run-dir {run_dir}: expected a new or empty folder; remove it or name another")
+def quickstart(settings: QuickstartSettings) -> Summary:
+    """From nothing to a trained model and its report, all in the run folder."""
     started = time.monotonic()
-    console, folders = StepConsole(), QuickstartFolders(root=run_dir)
-    make_inputs(folders, seed)
+    console, folders = StepConsole(), QuickstartFolders(root=settings.run_dir)
+    make_inputs(folders, settings.seed)
     with ray_cluster(num_actors=_NUM_ACTORS):
         console.say("SFT: the tiny model learns to answer from conversations")
-        sft.run(sft.read_job(sft_flags(folders, seed, num_sft_steps)))
+        sft.run(sft.read_job(sft_flags(folders, settings.seed, settings.num_sft_steps)))
         console.say("conversion: Hugging Face -> torch_dist -> Hugging Face")
         console.say(check_round_trip(folders))
         console.say("GRPO: the model learns from graded answers")
-        grpo.run(grpo.read_job(grpo_flags(folders, seed, num_rollout)))
+        grpo.run(grpo.read_job(grpo_flags(folders, settings.seed, settings.num_rollout)))
     gather(folders)
-    summary = read_summary(folders.root / METRICS_FILE, seconds=time.monotonic() - started, seed=seed)
+    summary = read_summary(folders.root / METRICS_FILE, seconds=time.monotonic() - started, seed=settings.seed)
     summary.write(folders.root / SUMMARY_FILE)
     report = write_report(folders.root)
     console.say(f"{summary.line()}  report: {report}")

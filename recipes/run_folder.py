@@ -13,7 +13,6 @@ import yaml
 
 from recipes.errors import UsageError
 from rl_data import Sample
-from rl_data.json import JsonValue
 from rl_data.wire import append_samples
 from rl_train.megatron.checkpoint_folder import TRACKER
 
@@ -48,11 +47,21 @@ def check_folder(path: Path, checkpoints: Path, *, config_text: str, is_resumed:
             raise UsageError(
                 f"--resume: {checkpoints} holds no checkpoint: the run ended before its first; start anew elsewhere"
             )
-    elif path.exists() and any(path.iterdir()):
+    elif not _is_unused(path):
         what = "another run" if config_file.exists() else "other files"
         raise UsageError(f"--run-dir {path}: it holds {what}; give --resume to go on with a run, or another folder")
     elif (checkpoints / TRACKER).exists():
         raise UsageError(f"--save {checkpoints}: it holds checkpoints of another run; give another folder")
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether nothing was made there yet: no folder, an empty one, or what a failed start leaves."""
+    if not path.exists():
+        return True
+    return all(
+        entry.name == CONFIG_FILE or (entry.is_dir() and entry.name == "checkpoints" and not any(entry.iterdir()))
+        for entry in path.iterdir()
+    )
 
 
 class RunFolder:
@@ -72,7 +81,7 @@ class RunFolder:
         self._samples = path / SAMPLES_FILE
         path.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG_FILE).write_text(config_text)
+        _replace(path / CONFIG_FILE, config_text)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -103,10 +112,6 @@ class RunFolder:
         append_samples(
             self._samples, (replace(sample, metadata={**sample.metadata, "step": step}) for sample in samples)
         )
-
-    def write_summary(self, summary: Mapping[str, JsonValue]) -> None:
-        """Writes summary.json."""
-        _replace(self.path / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
 
 def _check_writable(flag: str, path: Path) -> None:

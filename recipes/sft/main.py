@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs SFT as the command line says; returns the exit code."""
-    return run_to_its_end(PROGRAM, lambda: run(read_job(argv)))
+    return run_to_its_end(PROGRAM, lambda: read_job(argv), run)
 
 
 def run(job: SFTJob) -> None:

@@ -18,6 +18,7 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     # Importing transformers' models loads torch, which takes seconds.
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     from recipes.toy.tokenizer import END_OF_TEXT, MAX_POSITIONS, SPECIAL_TOKENS, TURN_END, VOCAB_SIZE, save_tokenizer
 
@@ -40,6 +41,7 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
         eos_token_id=eos_id,
         dtype="float32",
     )
+    transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
