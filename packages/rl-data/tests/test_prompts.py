@@ -58,6 +58,14 @@ def test_labels_that_the_grader_cannot_take_are_named_with_their_row(tokenizer: 
             assert str(error.value).startswith(f"{path}:3: {message}")
 
 
+def test_one_short_prompt_among_long_ones_is_found_in_every_epoch_whatever_its_order(
+    tokenizer: Tokenizer, write_jsonl: Write
+):
+    path = write_jsonl([dapo_row("short"), dapo_row("x" * 500), dapo_row("y" * 500)])
+    source = source_of(path, tokenizer, rollout_max_prompt_len=100, rollout_shuffle=True)
+    assert [prompt.row for prompt in source.next_batch(20)] == [0] * 20
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_prompts_keep_the_contract_of_sources(tokenizer: Tokenizer, write_jsonl: Write, shuffle: bool):
     path = write_jsonl(dapo_row(f"question {number}") for number in range(7))
