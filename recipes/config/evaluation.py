@@ -1,8 +1,8 @@
 """When and on what a policy is evaluated."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from recipes.config.checks import require_above_zero, require_at_least
+from recipes.config.checks import flag_of, require_at_least
 from recipes.errors import UsageError
 
 
@@ -32,13 +32,21 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "eval_interval", "n_samples_per_eval_prompt", "eval_max_response_len")
         require_at_least(self, 0, "eval_temperature")
-        require_above_zero(self, "eval_top_p")
+        if self.eval_top_p is not None and not 0 < self.eval_top_p <= 1:
+            raise UsageError(f"--eval-top-p {self.eval_top_p}: expected a share above 0, at most 1")
+        if self.eval_top_k is not None and self.eval_top_k != -1 and self.eval_top_k < 1:
+            raise UsageError(f"--eval-top-k {self.eval_top_k}: expected -1 or at least 1")
         names, files = self.eval_prompt_data[::2], self.eval_prompt_data[1::2]
         if len(names) != len(files) or len(set(names)) != len(names):
             got = " ".join(self.eval_prompt_data)
             raise UsageError(f"--eval-prompt-data {got}: expected pairs NAME FILE with different names")
-        if self.eval_interval is not None and not names:
-            raise UsageError(f"--eval-interval {self.eval_interval}: it needs --eval-prompt-data")
+        if not names:
+            self._require_defaults()
+
+    def _require_defaults(self) -> None:
+        for one in fields(self):
+            if getattr(self, one.name) != one.default:
+                raise UsageError(f"{flag_of(one.name)} has no effect without --eval-prompt-data")
 
     @property
     def data_sets(self) -> dict[str, str]:

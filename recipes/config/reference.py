@@ -16,7 +16,10 @@ class ReferenceConfig:
 
     ref_load: Path | None = field(
         default=None,
-        metadata={"help": "torch_dist checkpoint folder of the reference policy; default: the first weights"},
+        metadata={
+            "help": "folder of the reference policy, a Hugging Face model or torch_dist checkpoints; default: the "
+            "first weights"
+        },
     )
 
     def __post_init__(self) -> None:

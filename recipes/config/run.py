@@ -25,7 +25,10 @@ class RunConfig:
     hf_checkpoint: Path = field(metadata={"help": "model folder in Hugging Face format"})
     load: Path | None = field(
         default=None,
-        metadata={"help": "torch_dist checkpoint folder to take the first weights from; default: --hf-checkpoint"},
+        metadata={
+            "help": "folder to take the first weights from, torch_dist checkpoints or a Hugging Face model; default: "
+            "--hf-checkpoint"
+        },
     )
     save: Path | None = field(default=None, metadata={"help": "folder of checkpoints; default: RUN_DIR/checkpoints"})
     save_interval: int | None = field(
