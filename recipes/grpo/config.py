@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recipes.arguments.foreign import parse_foreign, read_model_config
-from recipes.arguments.parse import parse_arguments
+from recipes.arguments.foreign import ForeignArguments, parse_foreign, read_model_config
+from recipes.arguments.parse import ParsedArguments, parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import (
     BatchConfig,
@@ -15,8 +15,10 @@ from recipes.config import (
     RunConfig,
     TrainerPlacementConfig,
 )
-from recipes.errors import UsageError
-from recipes.grpo.evaluation import EvalSet, open_eval_sets
+from recipes.config.limits import token_budget
+from recipes.grpo.checks import check_together
+from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_set
+from recipes.grpo.limits import engine_rooms, prompt_limit
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
@@ -84,18 +86,13 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     run, rollout, batch = parsed.get(RunConfig), parsed.get(RolloutConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
+    check_together(parsed)
     num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
-    GraderPool(parsed.get(RewardConfig).rm_type).close()
     tokenizer = load_tokenizer(run.hf_checkpoint)
-    data = _with_prompt_limit(parsed.get(PromptDataConfig), rollout, batch)
-    source = PromptSource(data, tokenizer)
-    source.validate()
-    # Fails where every prompt is too long, or the chat template refuses the first.
-    PromptSource(data, tokenizer).next_batch(1)
-    eval_sets = open_eval_sets(parsed.get(EvalConfig), data, tokenizer)
-    num_rollouts = run.num_steps(num_rows=len(source), rows_per_step=rollout.rollout_batch_size)
+    num_rows = _check_rows(parsed, tokenizer)
+    num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     foreign = parse_foreign(
         parsed,
@@ -104,6 +101,7 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
         train_iters=num_rollouts * num_steps_per_rollout,
     )
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
+    source, eval_sets = _open_data(parsed, foreign, tokenizer)
     return GRPOJob(
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),
@@ -129,12 +127,40 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     )
 
 
-def _with_prompt_limit(data: PromptDataConfig, rollout: RolloutConfig, batch: BatchConfig) -> PromptDataConfig:
-    """Longer prompts are dropped: with the longest response they would not fit into a micro-batch."""
-    room = batch.max_tokens_per_gpu - rollout.rollout_max_response_len
-    if room < 1:
-        raise UsageError(
-            f"--max-tokens-per-gpu {batch.max_tokens_per_gpu}: no room for a prompt beside a response of "
-            f"--rollout-max-response-len {rollout.rollout_max_response_len} tokens"
-        )
-    return replace(data, rollout_max_prompt_len=min(room, data.rollout_max_prompt_len or room))
+def _check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> int:
+    """Checks every row of training and evaluation, and that it can be graded; returns how many are for training."""
+    data = parsed.get(PromptDataConfig)
+    with GraderPool(parsed.get(RewardConfig).rm_type) as graders:
+        source = PromptSource(data, tokenizer, check_label=graders.check_label)
+        source.validate()
+        for held_out in eval_data(parsed.get(EvalConfig), data).values():
+            PromptSource(held_out, tokenizer, check_label=graders.check_label).validate()
+    return len(source)
+
+
+def _open_data(
+    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer
+) -> tuple[PromptSource, list[EvalSet]]:
+    """The prompts that fit with the longest response: into an engine, and for training into a micro-batch too."""
+    data, rollout, evaluation = parsed.get(PromptDataConfig), parsed.get(RolloutConfig), parsed.get(EvalConfig)
+    engine = engine_rooms(foreign.megatron, foreign.sglang)
+    limit = prompt_limit(
+        data.rollout_max_prompt_len,
+        {"--max-tokens-per-gpu": token_budget(parsed.get(BatchConfig), foreign.megatron), **engine},
+        response_flag="--rollout-max-response-len",
+        response=rollout.rollout_max_response_len,
+    )
+    training = replace(data, rollout_max_prompt_len=limit)
+    # Fails where every prompt is too long, or the chat template refuses the first.
+    PromptSource(training, tokenizer).next_batch(1)
+    eval_limit = prompt_limit(
+        data.rollout_max_prompt_len,
+        engine,
+        response_flag="--eval-max-response-len",
+        response=evaluation.eval_max_response_len or rollout.rollout_max_response_len,
+    )
+    eval_sets = [
+        open_eval_set(name, replace(held_out, rollout_max_prompt_len=eval_limit), tokenizer)
+        for name, held_out in eval_data(evaluation, data).items()
+    ]
+    return PromptSource(training, tokenizer), eval_sets

@@ -15,19 +15,30 @@ class EvalSet:
 
     name: str
     prompts: Sequence[Prompt]
+    num_dropped_prompts: int
+    """Rows that were left out because they are too long."""
 
 
-def open_eval_sets(config: EvalConfig, data: PromptDataConfig, tokenizer: Tokenizer) -> list[EvalSet]:
-    """Every evaluation set, read whole. Settings that the evaluation does not give are those of training.
+def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDataConfig]:
+    """How each evaluation set is read, by name. Settings that the evaluation does not give are those of training."""
+    return {
+        name: replace(
+            data,
+            prompt_data=file,
+            input_key=config.eval_input_key or data.input_key,
+            label_key=config.eval_label_key or data.label_key,
+        )
+        for name, file in config.data_sets.items()
+    }
+
+
+def open_eval_set(name: str, data: PromptDataConfig, tokenizer: Tokenizer) -> EvalSet:
+    """An evaluation set, read whole.
 
     Raises:
         DataError: for a file that is missing or has a bad row.
         UsageError: for a file whose prompts are all too long.
     """
-    return [_open(name, _data_config(config, data, file), tokenizer) for name, file in config.data_sets.items()]
-
-
-def _open(name: str, data: PromptDataConfig, tokenizer: Tokenizer) -> EvalSet:
     source = PromptSource(data, tokenizer)
     prompts = list(source.one_epoch())
     if not prompts:
@@ -35,7 +46,7 @@ def _open(name: str, data: PromptDataConfig, tokenizer: Tokenizer) -> EvalSet:
             f"--eval-prompt-data {name} {data.prompt_data}: every one of {len(source)} rows is longer than "
             f"{data.rollout_max_prompt_len} tokens"
         )
-    return EvalSet(name=name, prompts=prompts)
+    return EvalSet(name=name, prompts=prompts, num_dropped_prompts=source.num_dropped)
 
 
 def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:
@@ -62,13 +73,4 @@ async def evaluate_set(
         num_samples=config.n_samples_per_eval_prompt,
         seed=rollout.rollout_seed,
         timeout_s=rollout.generate_timeout_s,
-    )
-
-
-def _data_config(config: EvalConfig, data: PromptDataConfig, file: str) -> PromptDataConfig:
-    return replace(
-        data,
-        prompt_data=file,
-        input_key=config.eval_input_key or data.input_key,
-        label_key=config.eval_label_key or data.label_key,
     )

@@ -62,7 +62,8 @@ class _GRPO:
                 results = train_on(drawn.groups, self.trainer, job)
             with clock.phase("publish"):
                 self.publish(after_step=step)
-            self.log(grpo_record(step, drawn, results, clock.seconds()), title=f"grpo {step}")
+            record = grpo_record(step, drawn, results, clock.seconds(), num_dropped_prompts=job.source.num_dropped)
+            self.log(record, title=f"grpo {step}")
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
             if job.evaluation.is_due(step, num_rollouts=last):
                 await self.evaluate(after_step=step)
@@ -78,7 +79,7 @@ class _GRPO:
         """Samples and grades every evaluation set."""
         for eval_set in self.job.eval_sets:
             report = await evaluate_set(eval_set, self.pool, self.grader, self.job.evaluation, self.job.rollout)
-            self.log(eval_record(after_step, eval_set.name, report), title=f"eval {after_step}")
+            self.log(eval_record(after_step, eval_set, report), title=f"eval {after_step}")
 
     def log(self, record: MetricsLine, *, title: str) -> None:
         """One line into metrics.jsonl and its short form onto the terminal."""

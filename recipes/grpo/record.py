@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from recipes.grpo.evaluation import EvalSet
 from recipes.run_folder import MetricsLine
 from rl_rollout import EvalReport, RolloutResult
 from rl_train.trainer import StepResult
@@ -19,11 +20,17 @@ _SHOWN = {
 
 
 def grpo_record(
-    step: int, drawn: RolloutResult, results: Sequence[StepResult], seconds: Mapping[str, float]
+    step: int,
+    drawn: RolloutResult,
+    results: Sequence[StepResult],
+    seconds: Mapping[str, float],
+    *,
+    num_dropped_prompts: int,
 ) -> MetricsLine:
     """One line of metrics: the rollout's numbers, and the means over its optimizer steps.
 
     logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
+    num_dropped_prompts counts, from the start of the run, the prompts that were too long.
     """
     metrics = {name: sum(result.metrics[name] for result in results) / len(results) for name in results[0].metrics}
     return {
@@ -31,6 +38,7 @@ def grpo_record(
         "step": step,
         **{name: value for name, value in drawn.metrics.items() if not name.endswith("_s")},
         **{f"dropped_{reason}": count for reason, count in drawn.drop_counts.items()},
+        "num_dropped_prompts": num_dropped_prompts,
         **metrics,
         "logprob_abs_diff": results[0].metrics["logprob_abs_diff"],
         "loss": sum(result.loss for result in results) / len(results),
@@ -45,12 +53,14 @@ def grpo_record(
     }
 
 
-def eval_record(step: int, name: str, report: EvalReport) -> MetricsLine:
+def eval_record(step: int, eval_set: EvalSet, report: EvalReport) -> MetricsLine:
     """One line of metrics for one evaluation set."""
     return {
         "phase": "eval",
         "step": step,
-        "data_set": name,
+        "data_set": eval_set.name,
+        "num_prompts": len(eval_set.prompts),
+        "num_dropped_prompts": eval_set.num_dropped_prompts,
         "accuracy": report.accuracy,
         **{f"pass_at_{k}": value for k, value in report.pass_at_k.items()},
         "reward_mean": report.reward_mean,

@@ -7,6 +7,7 @@ from recipes.arguments.foreign import parse_foreign, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
+from recipes.config.limits import max_positions, token_budget
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import ConversationDataConfig, ConversationSource, load_tokenizer
@@ -60,18 +61,19 @@ def read_job(argv: Sequence[str]) -> SFTJob:
         check_weights(run.hf_checkpoint, model_config)
     rules_for(model_config)
     data = parsed.get(ConversationDataConfig)
-    # Longer conversations are dropped: they would not fit into a micro-batch.
-    data = replace(data, max_length=min(batch.max_tokens_per_gpu, data.max_length or batch.max_tokens_per_gpu))
     tokenizer = load_tokenizer(run.hf_checkpoint)
     source = ConversationSource(data, tokenizer)
     source.validate()
-    # Fails where every conversation is too long, or the chat template refuses the first.
-    ConversationSource(data, tokenizer).next_batch(1)
     num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
     foreign = parse_foreign(
         parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
     )
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
+    # Longer conversations are dropped: they would fit neither into a micro-batch nor into the model.
+    room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))
+    data = replace(data, max_length=room if data.max_length is None else min(room, data.max_length))
+    # Fails where every conversation is too long, or the chat template refuses the first.
+    ConversationSource(data, tokenizer).next_batch(1)
     return SFTJob(
         run=run,
         trainer_placement=placement,
@@ -80,7 +82,7 @@ def read_job(argv: Sequence[str]) -> SFTJob:
         megatron_trainer=parsed.get(MegatronTrainerConfig),
         megatron=foreign.megatron,
         model_config=model_config,
-        source=source,
+        source=ConversationSource(data, tokenizer),
         num_steps=num_steps,
         config_text=config_text,
     )

@@ -1,0 +1,61 @@
+"""Settings of a GRPO run that make no sense together, though each does alone."""
+
+from collections.abc import Iterator
+
+from recipes.arguments.parse import ParsedArguments
+from recipes.config import ReferenceConfig, RewardConfig
+from recipes.errors import UsageError
+from rl_data import PromptDataConfig
+from rl_rollout import RolloutConfig
+from rl_train.algorithms import AlgorithmConfig
+
+
+def check_together(parsed: ParsedArguments) -> None:
+    """Checks what no dataclass can check alone.
+
+    Raises:
+        UsageError: with every problem, each naming its flag.
+    """
+    data, rollout = parsed.get(PromptDataConfig), parsed.get(RolloutConfig)
+    algorithm = parsed.get(AlgorithmConfig)
+    problems = [
+        *_data_problems(data),
+        *_sampling_problems(rollout),
+        *_group_problems(rollout, algorithm),
+        *_reward_problems(parsed.get(RewardConfig), algorithm),
+    ]
+    ref_load = parsed.get(ReferenceConfig).ref_load
+    if ref_load is not None and not algorithm.needs_reference:
+        problems.append(f"--ref-load {ref_load} has no effect without --use-kl-loss")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _data_problems(data: PromptDataConfig) -> Iterator[str]:
+    if data.label_key is None:
+        yield "--label-key is missing: every grader compares with a reference answer"
+    if data.apply_chat_template_kwargs and not data.apply_chat_template:
+        yield "--apply-chat-template-kwargs has no effect without --apply-chat-template"
+
+
+def _sampling_problems(rollout: RolloutConfig) -> Iterator[str]:
+    """Both log-probabilities of the loss are those of the whole distribution."""
+    reason = "samples of a truncated distribution would be trained on as if they came from the whole one"
+    if rollout.rollout_top_p != 1:
+        yield f"--rollout-top-p {rollout.rollout_top_p}: expected 1; {reason}"
+    if rollout.rollout_top_k != -1:
+        yield f"--rollout-top-k {rollout.rollout_top_k}: expected -1; {reason}"
+
+
+def _group_problems(rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    has_group_baseline = algorithm.advantage_estimator != "reinforce_plus_plus" and algorithm.rewards_normalization
+    if rollout.n_samples_per_prompt == 1 and has_group_baseline:
+        yield (
+            f"--n-samples-per-prompt 1: nothing is learned under --advantage-estimator "
+            f"{algorithm.advantage_estimator}, which compares the samples of a prompt"
+        )
+
+
+def _reward_problems(reward: RewardConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    if algorithm.advantage_estimator == "maxrl" and reward.rm_type == "dapo":
+        yield "--advantage-estimator maxrl: it takes no rewards below 0, and --rm-type dapo gives -1 to wrong answers"

@@ -1,0 +1,169 @@
+"""Settings that do nothing or make no sense together are refused; what does not fit is left out and counted."""
+
+import json
+import shutil
+
+import pytest
+
+from recipes.arguments import UsageError
+from recipes.config import BatchConfig
+from recipes.config.limits import token_budget
+from recipes.grpo.config import read_job as read_grpo
+from recipes.grpo.evaluation import EvalSet
+from recipes.grpo.limits import engine_rooms, prompt_limit
+from recipes.grpo.record import eval_record, grpo_record
+from recipes.sft.config import read_job as read_sft
+from rl_data import DataError
+from rl_rollout import EvalReport, RolloutResult
+from rl_rollout.sglang.arguments import SGLangArguments
+from rl_train.megatron.arguments import MegatronArguments
+from rl_train.trainer import StepResult
+
+
+def words_of(preset, inputs, folder, *words):
+    data = inputs.prompts if preset == "tiny_math" else inputs.conversations
+    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", data, "--run-dir", folder / "run")
+    return [*map(str, ("--preset", preset, *paths, *words))]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--eval-interval 5", "--eval-interval has no effect without --eval-prompt-data"),
+        ("--eval-temperature 0", "--eval-temperature has no effect without --eval-prompt-data"),
+        ("--eval-label-key answer", "--eval-label-key has no effect without --eval-prompt-data"),
+        ("--skip-eval-before-train", "--skip-eval-before-train has no effect without --eval-prompt-data"),
+        ("--n-samples-per-eval-prompt 4", "--n-samples-per-eval-prompt has no effect without --eval-prompt-data"),
+        ("--eval-top-p 1.5", "--eval-top-p 1.5: expected a share above 0, at most 1"),
+        ("--eval-top-p 0", "--eval-top-p 0.0: expected a share above 0, at most 1"),
+        ("--eval-top-k 0", "--eval-top-k 0: expected -1 or at least 1"),
+        ("--eval-top-k -2", "--eval-top-k -2: expected -1 or at least 1"),
+        ("--ref-load .", "--ref-load . has no effect without --use-kl-loss"),
+        ("--n-samples-per-prompt 1", "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator grpo"),
+        (
+            "--n-samples-per-prompt 1 --advantage-estimator rloo",
+            "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator rloo",
+        ),
+        ("--advantage-estimator maxrl --rm-type dapo", "--advantage-estimator maxrl: it takes no rewards below 0"),
+        ("--rollout-top-p 0.9", "--rollout-top-p 0.9: expected 1; samples of a truncated distribution"),
+        ("--rollout-top-k 20", "--rollout-top-k 20: expected -1; samples of a truncated distribution"),
+    ],
+)
+def test_a_setting_without_effect_or_sense_is_refused_by_name(words, message, inputs, tmp_path):
+    with pytest.raises(UsageError) as error:
+        read_grpo(words_of("tiny_math", inputs, tmp_path, *words.split()))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("label-key: null\n", "--label-key is missing: every grader compares with a reference answer"),
+        (
+            "apply-chat-template: false\napply-chat-template-kwargs: {a: 1}\n",
+            "--apply-chat-template-kwargs has no effect without --apply-chat-template",
+        ),
+    ],
+)
+def test_what_the_data_needs_is_asked_for(line, message, inputs, tmp_path):
+    config = tmp_path / "changes.yaml"
+    config.write_text(line)
+    with pytest.raises(UsageError) as error:
+        read_grpo(words_of("tiny_math", inputs, tmp_path, "--config", config))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("flag", ["--prompt-data", "--eval-prompt-data held-out"])
+def test_a_row_that_the_grader_cannot_grade_is_named_before_anything_starts(flag, inputs, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    good = {"prompt": [{"role": "user", "content": "1 + 1"}], "label": "2"}
+    for bad, rm_type, message in (
+        ({"label": "two"}, "gsm8k", "gsm8k: expected a label that is a number, got 'two'"),
+        ({"label": ""}, "deepscaler", "rm-type deepscaler: expected a label to compare with, got an empty text"),
+        ({"metadata": {"rm_type": "psychic"}}, "math", "rm-type: expected one of "),
+    ):
+        file.write_text(json.dumps(good) + "\n" + json.dumps({**good, **bad}) + "\n")
+        with pytest.raises(DataError) as error:
+            read_grpo(words_of("tiny_math", inputs, tmp_path, "--rm-type", rm_type, *flag.split(), file))
+        assert str(error.value).startswith(f"{file}:2: {message}")
+
+
+def megatron(**values):
+    return MegatronArguments(argv=(), explicit=frozenset(), values=values)
+
+
+def test_the_token_budget_is_a_multiple_of_what_sequence_parallelism_pads_to():
+    batch = BatchConfig(global_batch_size=1, max_tokens_per_gpu=103)
+    assert token_budget(batch, megatron(tensor_model_parallel_size=4, sequence_parallel=True)) == 100
+    assert token_budget(batch, megatron(tensor_model_parallel_size=4, sequence_parallel=False)) == 103
+    with pytest.raises(UsageError, match="--max-tokens-per-gpu 103: --sequence-parallel needs at least"):
+        token_budget(batch, megatron(tensor_model_parallel_size=128, sequence_parallel=True))
+
+
+def test_a_prompt_leaves_room_for_the_longest_response_in_whatever_is_shortest():
+    sglang = SGLangArguments(explicit={"context_length": 80})
+    rooms = engine_rooms(megatron(max_position_embeddings=100), sglang)
+    response = {"response_flag": "--rollout-max-response-len", "response": 30}
+    assert prompt_limit(None, rooms, **response) == 50
+    assert prompt_limit(40, rooms, **response) == 40
+    assert prompt_limit(60, {"--max-tokens-per-gpu": 70, **rooms}, **response) == 40
+    with pytest.raises(UsageError) as error:
+        prompt_limit(None, {**rooms, "--max-tokens-per-gpu": 30}, **response)
+    assert str(error.value) == (
+        "--max-tokens-per-gpu 30: no room for a prompt beside a response of --rollout-max-response-len 30 tokens"
+    )
+
+
+def with_positions(inputs, folder, positions):
+    """The inputs with a model of fewer positions."""
+    model = folder / "model"
+    shutil.copytree(inputs.model, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    return inputs._replace(model=model)
+
+
+def rows_of_lengths(file, lengths):
+    rows = ({"prompt": [{"role": "user", "content": "1" * length}], "label": "1"} for length in lengths)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.slow
+def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_model(inputs, tmp_path):
+    # A digit is a token, and the chat template adds a few: about 50, 100 and 220 beside a response of 24.
+    train = rows_of_lengths(tmp_path / "train.jsonl", [40, 90, 210])
+    held_out = rows_of_lengths(tmp_path / "eval.jsonl", [40, 90, 210])
+    small = with_positions(inputs, tmp_path, 200)
+    words = ("--prompt-data", train, "--eval-prompt-data", "x", held_out, "--max-tokens-per-gpu", 100)
+    job = read_grpo(words_of("tiny_math", small, tmp_path, *words))
+    assert [prompt.row for prompt in job.source.next_batch(2)] == [0, 0]
+    assert job.source.num_dropped >= 2
+    (eval_set,) = job.eval_sets
+    assert ([prompt.row for prompt in eval_set.prompts], eval_set.num_dropped_prompts) == ([0, 1], 1)
+
+
+@pytest.mark.slow
+def test_conversations_longer_than_the_model_are_left_out_and_counted(inputs, tmp_path):
+    file = tmp_path / "conversations.jsonl"
+    turns = [[{"from": "human", "value": "1" * length}, {"from": "gpt", "value": "1"}] for length in (40, 210)]
+    file.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in turns))
+    small = with_positions(inputs, tmp_path, 200)._replace(conversations=file)
+    job = read_sft(words_of("tiny_sft", small, tmp_path))
+    assert {len(sample.tokens) < 200 for sample in job.source.next_batch(4)} == {True}
+    assert job.source.num_dropped > 0
+
+
+def test_every_record_counts_the_prompts_that_were_too_long():
+    drawn = RolloutResult(groups=(), dropped=(), failed=(), metrics={"generate_s": 1.0, "grade_s": 0.1})
+    result = StepResult(
+        step=1, loss=0.1, grad_norm=1.0, learning_rate=0.1, is_skipped=False, seconds={},
+        metrics={"logprob_abs_diff": 0.0},
+    )  # fmt: skip
+    assert grpo_record(1, drawn, [result], {"step": 2.0}, num_dropped_prompts=7)["num_dropped_prompts"] == 7
+    report = EvalReport(
+        accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,
+        num_failed_samples=0, samples=(),
+    )  # fmt: skip
+    record = eval_record(0, EvalSet(name="x", prompts=(), num_dropped_prompts=3), report)
+    assert (record["data_set"], record["num_prompts"], record["num_dropped_prompts"]) == ("x", 0, 3)
