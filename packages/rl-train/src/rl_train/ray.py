@@ -24,7 +24,7 @@ from rl_data.json import JsonValue
 from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError, TrainerError
 from rl_train.megatron.batch_check import check_batch
 from rl_train.megatron.config import TrainerGroupConfig
-from rl_train.megatron.rank import LOOPBACK, Address, TrainerRank, TrainerSpec
+from rl_train.megatron.rank import LOOPBACK, MeetingPlace, TrainerRank, TrainerSpec
 from rl_train.trainer import StepResult
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class _RankActor(TrainerRank):
     @ray.method(concurrency_group="status")
     def status(self) -> str:
         return self.doing()
+
+    @ray.method(concurrency_group="status")
+    def leave(self) -> None:
+        self.close_meeting()
 
 
 class TrainerGroup:
@@ -80,8 +84,8 @@ class TrainerGroup:
         vocab_size = values["vocab_size"]
         assert isinstance(vocab_size, int)
         self._vocab_size = vocab_size
-        address: ray.ObjectRef[Address] = self._actors[0].listen.remote()
-        self._starting = [actor.start.remote(address, spec) for actor in self._actors]
+        place: ray.ObjectRef[MeetingPlace] = self._actors[0].listen.remote()
+        self._starting = [actor.start.remote(place, spec) for actor in self._actors]
 
     @classmethod
     def start(
@@ -214,6 +218,7 @@ class TrainerGroup:
 
     def close(self) -> None:
         """Ends every rank's process and waits until Ray has seen it end; may be called twice."""
+        ray.wait([self._actors[0].leave.remote()], timeout=_STATUS_S)
         for actor in self._actors:
             ray.kill(actor)
         deadline = time.monotonic() + _CLOSE_S

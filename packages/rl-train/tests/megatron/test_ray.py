@@ -143,7 +143,7 @@ def test_errors_in_what_was_asked_for_leave_the_group_whole(cluster: None, model
         with pytest.raises(TrainConfigError, match="no complete checkpoint"):
             group.load_checkpoint(tmp_path / "nothing")
         losses.append(group.train_step(batch).loss)
-        with pytest.raises(SyncError, match="no answer within 0.5 s"):
+        with pytest.raises(SyncError, match=r"no answer within 0\.5 s"):
             group.publish(1, [ActorSink(slow_s=3.0)], deadline_s=0.5)
         losses.append(group.train_step(batch).loss)
         sink = ActorSink(slow_s=1.0)

@@ -5,8 +5,10 @@ Importing this imports neither torch nor Megatron: the process sets its environm
 
 import logging
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -40,10 +42,14 @@ _FRAMES_SHOWN = 4
 
 
 class Address(NamedTuple):
-    """Where the ranks of a trainer meet."""
+    """Where the ranks of a trainer on several machines meet."""
 
     host: str
     port: int
+
+
+type MeetingPlace = Address | Path
+"""Where the ranks of a trainer meet: on one machine a file that only this user can open, and no port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +83,7 @@ class TrainerRank:
         self._doing = "starting"
         self._thread = threading.get_ident()
         self._store: Store | None = None
+        self._meeting_folder: Path | None = None
         self._trainer: MegatronTrainer | None = None
         self._source: MegatronTensorSource | None = None
         self._publisher: Publisher | None = None
@@ -87,8 +94,11 @@ class TrainerRank:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
 
-    def listen(self) -> Address:
-        """Opens the meeting place, on a free port of this rank's host. For rank 0."""
+    def listen(self) -> MeetingPlace:
+        """Opens the meeting place: a file in a folder of its own, or a free port of this rank's host. For rank 0."""
+        if self._host == LOOPBACK:
+            self._meeting_folder = Path(tempfile.mkdtemp(prefix="rl-train-"))
+            return self._meeting_folder / "store"
         from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         # Without a socket of ours the store would listen on every interface.
@@ -103,7 +113,12 @@ class TrainerRank:
         )
         return Address(self._host, port)
 
-    def start(self, address: Address, spec: TrainerSpec) -> float:
+    def close_meeting(self) -> None:
+        """Removes what `listen` left on the disk, once no rank needs it. May be called from another thread."""
+        if self._meeting_folder is not None:
+            shutil.rmtree(self._meeting_folder, ignore_errors=True)
+
+    def start(self, place: MeetingPlace, spec: TrainerSpec) -> float:
         """Joins the others and loads the weights; returns the seconds it took. Collective."""
         started = time.perf_counter()
         with self._doing_now("importing Megatron"):
@@ -111,16 +126,15 @@ class TrainerRank:
             logging.getLogger("megatron").setLevel(logging.ERROR)
             warnings.filterwarnings("ignore", module="megatron")
             import torch
-            from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
             from rl_train.megatron.cpu import enable_cpu_support
 
             torch.set_num_threads(self._num_threads)
             is_cpu = enable_cpu_support()
             from rl_train.megatron.trainer import MegatronTrainer
-        with self._doing_now(f"meeting the other ranks at {address.host}:{address.port}"):
+        with self._doing_now(f"meeting the other ranks at {place}"):
             timeout = timedelta(seconds=spec.collective_timeout_s)
-            store = self._store or TCPStore(address.host, address.port, timeout=timeout)
+            store = self._join(place, timeout)
             if not is_cpu:
                 torch.cuda.set_device(0 if torch.cuda.device_count() == 1 else self._rank % torch.cuda.device_count())
             torch.distributed.init_process_group(
@@ -142,6 +156,16 @@ class TrainerRank:
             if spec.reference is not None:
                 self._trainer.load_reference(spec.reference)
         return time.perf_counter() - started
+
+    def _join(self, place: MeetingPlace, timeout: timedelta) -> "Store":
+        from torch.distributed import FileStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+        if isinstance(place, Path):
+            store = FileStore(str(place), self._world_size)
+        else:
+            store = self._store or TCPStore(place.host, place.port, timeout=timeout)
+        store.set_timeout(timeout)
+        return store
 
     def train_step(self, batch: TrainBatch) -> StepResult:
         """See `MegatronTrainer.train_step`."""
