@@ -3,6 +3,8 @@
 A frame is 8 bytes of length (little endian), 1 byte that is 1 if a file descriptor comes along, and a msgpack body.
 """
 
+# pyright: strict
+
 import contextlib
 import os
 import socket

@@ -1,5 +1,7 @@
 """The caller's side of an engine's host process: start it, call it with a deadline, notice its death, end it."""
 
+# pyright: strict
+
 import itertools
 import json
 import logging

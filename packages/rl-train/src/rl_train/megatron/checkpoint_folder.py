@@ -3,6 +3,8 @@
 Plain files: importing this imports nothing heavy.
 """
 
+# pyright: strict
+
 import json
 import os
 import shutil
