@@ -127,7 +127,7 @@ def _check_writable(flag: str, path: Path) -> None:
 
 
 def _check_same_settings(config_file: Path, config_text: str) -> None:
-    before = cast("dict[str, object]", yaml.safe_load(config_file.read_text()) or {})
+    before = cast("dict[str, object]", yaml.safe_load(config_file.read_text(encoding="utf-8")) or {})
     now = cast("dict[str, object]", yaml.safe_load(config_text) or {})
     for name in sorted(before.keys() | now.keys()):
         if name in _FREE_ON_RESUME or name.endswith(_FREE_SUFFIXES) or before.get(name) == now.get(name):
@@ -144,5 +144,5 @@ def _step_of(line: str) -> int:
 
 def _replace(file: Path, text: str) -> None:
     beside = file.with_suffix(file.suffix + ".tmp")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, file)

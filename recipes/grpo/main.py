@@ -18,7 +18,7 @@ from rl_rollout import Rollout
 
 def main(argv: Sequence[str]) -> int:
     """Runs GRPO as the command line says; returns the exit code."""
-    return run_to_its_end(PROGRAM, lambda: run(read_job(argv)))
+    return run_to_its_end(PROGRAM, lambda: read_job(argv), run)
 
 
 def run(job: GRPOJob) -> None:
