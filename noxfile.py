@@ -52,8 +52,10 @@ def _use_environment(session: nox.Session) -> None:
         stamp.write_text(_fingerprint())
 
 
-def _run(session: nox.Session, *command: str) -> None:
-    session.run(*command, external=True, env={"PATH": f"{VENV}/bin:{os.environ['PATH']}"})
+def _run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Runs a program of the environment."""
+    path = f"{VENV}/bin:{os.environ['PATH']}"
+    session.run(str(VENV / "bin" / program), *arguments, external=True, env={"PATH": path})
 
 
 @nox.session(venv_backend="none")
@@ -67,7 +69,7 @@ def dev(session: nox.Session) -> None:
 def quickstart(session: nox.Session) -> None:
     """The whole job on a tiny model: SFT, conversion, GRPO, report. Arguments go to recipes.quickstart."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "recipes.quickstart", *session.posargs)
+    _run(session, "python", "-m", "recipes.quickstart", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -77,28 +79,28 @@ def tests(session: nox.Session) -> None:
     # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
     folders = [f"packages/{name}" for name in PACKAGES] + ["tests"]
     for arguments in [session.posargs] if session.posargs else [[folder] for folder in folders]:
-        _run(session, str(PYTHON), "-m", "pytest", "-m", "not gpu", *arguments)
+        _run(session, "python", "-m", "pytest", "-m", "not gpu", *arguments)
 
 
 @nox.session(venv_backend="none")
 def integration(session: nox.Session) -> None:
     """Packages together: contracts, parity of engine and trainer."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "tests/contracts", "tests/parity", *session.posargs)
+    _run(session, "python", "-m", "pytest", "tests/contracts", "tests/parity", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def recipes(session: nox.Session) -> None:
     """The recipes as a user calls them, good and bad input."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "tests/recipes", *session.posargs)
+    _run(session, "python", "-m", "pytest", "tests/recipes", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Tests that need a CUDA device."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "-m", "gpu", "tests/gpu", *session.posargs)
+    _run(session, "python", "-m", "pytest", "-m", "gpu", "tests/gpu", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -108,7 +110,7 @@ def bench(session: nox.Session) -> None:
     names = sorted(path.stem for path in ROOT.glob("bench/*.py"))
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"expected a benchmark's name, one of {names}")
-    _run(session, str(PYTHON), f"bench/{session.posargs[0]}.py", *session.posargs[1:])
+    _run(session, "python", f"bench/{session.posargs[0]}.py", *session.posargs[1:])
 
 
 @nox.session(venv_backend="none")
@@ -137,14 +139,14 @@ def imports(session: nox.Session) -> None:
 def sizes(session: nox.Session) -> None:
     """Lengths of files and functions."""
     _use_environment(session)
-    _run(session, str(PYTHON), "tests/sizes.py")
+    _run(session, "python", "tests/sizes.py")
 
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """Links between the pages, and the examples in the READMEs."""
     _use_environment(session)
-    _run(session, str(PYTHON), "-m", "pytest", "tests/docs", *session.posargs)
+    _run(session, "python", "-m", "pytest", "tests/docs", *session.posargs)
 
 
 @nox.session
