@@ -33,6 +33,16 @@ def records(run_dir, name="metrics.jsonl"):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def assert_same_but_for_rounding(found, expected, key):
+    """Which requests share a batch of the engine depends on time, and with it the last bits of log-probabilities.
+
+    They are of the order of 10, where float32 is 1e-6 apart, and a sum over the vocabulary rounds a few times.
+    """
+    for one, other in zip(found, expected, strict=True):
+        assert {**one, key: None} == {**other, key: None}
+        assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=0, abs=1e-5)
+
+
 def weights(run_dir):
     return (run_dir / "model" / "model.safetensors").read_bytes()
 
@@ -81,8 +91,9 @@ def test_grpo_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(start, eas
     expected = records(tmp_path / "straight")
     assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < 8
     assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, 9))
-    assert records(tmp_path / "run") == expected
-    assert records(tmp_path / "run", "samples.jsonl") == records(tmp_path / "straight", "samples.jsonl")
+    assert_same_but_for_rounding(records(tmp_path / "run"), expected, "logprob_abs_diff")
+    samples, expected_samples = (records(tmp_path / name, "samples.jsonl") for name in ("run", "straight"))
+    assert_same_but_for_rounding(samples, expected_samples, "rollout_logprobs")
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
     assert weights(tmp_path / "run") != weights(policy)
 
