@@ -28,8 +28,6 @@ _LOCAL_CLUSTER_ENV = {
     # (ray/_private/services.py, resolve_ip_for_localhost).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A driver that was killed leaves Ray's agents behind, which look for the rest of Ray this long before they end.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     # CUDA_VISIBLE_DEVICES of an actor without GPUs stays as it is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
