@@ -33,6 +33,20 @@ def engine(cluster, tiny_model):
     engine.close()
 
 
+def publish(sink, folder, version):
+    """Gives the engine a whole set of weights, so that it serves them."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(f"{folder}/model.safetensors")
+    sink.begin_update(version)
+    for name, tensor in tensors.items():
+        buffer = tensor.contiguous().view(-1).view(torch.uint8)
+        specs = [(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))]
+        sink.load_bucket(specs, buffer, checksum(buffer.numpy()))
+    sink.commit_update(version, len(tensors))
+
+
 def test_bad_input_is_refused_before_an_actor_starts(tmp_path):
     from rl_rollout.ray import start_engine
 
@@ -53,16 +67,7 @@ def test_another_actor_publishes_through_the_handle(engine, tiny_model):
     @ray.remote(num_cpus=0.5)
     class Trainer:
         def publish(self, sink, folder):
-            import torch
-            from safetensors.torch import load_file
-
-            tensors = load_file(f"{folder}/model.safetensors")
-            sink.begin_update(12)
-            for name, tensor in tensors.items():
-                buffer = tensor.contiguous().view(-1).view(torch.uint8)
-                specs = [(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))]
-                sink.load_bucket(specs, buffer, checksum(buffer.numpy()))
-            sink.commit_update(12, len(tensors))
+            publish(sink, folder, 12)
             return sink.weight_version()
 
     trainer = Trainer.remote()
@@ -78,13 +83,16 @@ def test_errors_of_the_engine_come_as_they_are(engine):
     assert type(caught.value) is EngineError
 
 
-def test_a_killed_actor_is_an_error_with_the_engines_name_and_leaves_no_process(engine, prompt):
+def test_a_killed_actor_is_an_error_with_the_engines_name_and_leaves_no_process(engine, tiny_model, prompt):
+    # An update that another test left half done would refuse the requests before the actor dies.
+    publish(engine, tiny_model, 14)
     processes = [psutil.Process(pid) for pid in engine.process_ids()]
     assert len(processes) == 2  # host and scheduler
 
     async def kill_in_mid_generation():
-        call = asyncio.ensure_future(engine.generate(make_requests(prompt, range(8)), timeout_s=60))
-        await asyncio.sleep(0)
+        requests = make_requests(prompt, range(8), max_new_tokens=400)
+        call = asyncio.ensure_future(engine.generate(requests, timeout_s=60))
+        await asyncio.sleep(0)  # the call is sent, and its answer takes far longer than the kill
         ray.kill(engine._actor)
         return await call
 
