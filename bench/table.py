@@ -1,0 +1,129 @@
+"""The README's table of measured numbers, made from bench/results: `python -m bench.table [--check]`."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.record import RESULTS, Record, read
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN = "<!-- made by python -m bench.table from bench/results; do not edit -->"
+END = "<!-- end of the table of python -m bench.table -->"
+_H200 = "NVIDIA H200"
+_H100 = "NVIDIA H100 80GB HBM3"
+_HEAD = "| what | bar | measured | | card | commit | date |\n|---|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What a number is held against."""
+
+    name: str
+    what: str
+    limit: float
+    is_minimum: bool = False
+    """Whether the number must be at least the limit, rather than at most."""
+    unit: str = ""
+    """As it follows the number in the table."""
+    cards: tuple[str, ...] = (_H200,)
+    """The cards that the bar is set for. Records of others are shown without a verdict."""
+
+    @property
+    def text(self) -> str:
+        """The bar as the table shows it."""
+        return f"{'at least' if self.is_minimum else 'at most'} {self.limit:g}{self.unit}"
+
+    def is_met(self, value: float) -> bool:
+        """Whether the number is good enough."""
+        return value >= self.limit if self.is_minimum else value <= self.limit
+
+
+BARS = (
+    Bar(
+        name="sft_mfu",
+        what="SFT, packed 16k tokens, optimizer step included, share of 989 TFLOP/s",
+        limit=0.5,
+        is_minimum=True,
+    ),
+    Bar(name="sft_over_trl", what="SFT tokens/s over TRL's SFTTrainer", limit=1.35, is_minimum=True),
+    Bar(name="sync_seconds", what="weight sync end to end", limit=0.15, unit=" s", cards=(_H200, _H100)),
+    Bar(name="switch_seconds", what="release + resume + sync, each step", limit=1.0, unit=" s"),
+    Bar(name="step_over_floor", what="GRPO step over bare generation + bare training", limit=1.05),
+    Bar(
+        name="generation_over_bare",
+        what="generation through the engine layer over bare `sglang.Engine.generate`",
+        limit=0.98,
+        is_minimum=True,
+    ),
+    Bar(
+        name="loss_extra_gib",
+        what="peak memory of the loss, vocabulary 151,936 over vocabulary 1,000, 16k tokens",
+        limit=3.0,
+        unit=" GiB",
+    ),
+    Bar(
+        name="logprob_abs_diff",
+        what="mean absolute difference of rollout and trainer log-probabilities, bf16, largest of the steps",
+        limit=0.01,
+    ),
+)
+
+
+def main() -> int:
+    """Writes the table into the README; with --check only says whether it is there. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description="The README's table of numbers.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the table is out of date")
+    flags = parser.parse_args()
+    old = README.read_text()
+    new = with_table(old, table(read_all(RESULTS)))
+    if flags.check:
+        if new != old:
+            print(f"{README.name}: the table of numbers is out of date; run python -m bench.table", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new)
+    return 0
+
+
+def read_all(folder: Path) -> dict[str, list[Record]]:
+    """Name -> its records, the newest first."""
+    return {file.stem: read(file) for file in sorted(folder.glob("*.json"))}
+
+
+def table(records: Mapping[str, Sequence[Record]]) -> str:
+    """A row for each bar and card, with the newest record; bars without one are named as not measured."""
+    return "\n".join([_HEAD, *(row for bar in BARS for row in _rows(bar, records.get(bar.name, ())))])
+
+
+def _rows(bar: Bar, records: Sequence[Record]) -> list[str]:
+    newest: dict[str, Record] = {}
+    for record in records:
+        newest.setdefault(record.card, record)
+    cards = [*bar.cards, *(card for card in newest if card not in bar.cards)]
+    return [_row(bar, card, newest.get(card)) for card in cards]
+
+
+def _row(bar: Bar, card: str, record: Record | None) -> str:
+    if record is None:
+        return f"| {bar.what} | {bar.text} | not measured | | {card} | | |"
+    verdict = ("met" if bar.is_met(record.value) else "**missed**") if card in bar.cards else ""
+    value = f"{record.value:.4g}{bar.unit}"
+    return f"| {bar.what} | {bar.text} | {value} | {verdict} | {card} | {record.commit} | {record.date} |"
+
+
+def with_table(text: str, rows: str) -> str:
+    """The text with the rows between its markers.
+
+    Raises:
+        ValueError: if the markers are not there once each, in their order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"{README.name}: expected the lines {BEGIN!r} and {END!r}, once each")
+    return f"{before}{BEGIN}\n{rows}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
