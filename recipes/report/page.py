@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import msgspec
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs]
+from plotly.offline import get_plotlyjs
 
 from recipes.errors import UsageError
 from recipes.report.charts import make_figures

@@ -12,5 +12,6 @@ def test_the_fake_engine_keeps_the_promises_of_engines(prompt):
     tensors = [("a", np.ones((2, 3), np.float32)), ("b", np.ones(4, np.float32))]
     asyncio.run(check_engine(lambda: engine, prompt, tensors))
     assert engine.calls == [
-        "release", "resume", "begin 7", "load 1", "begin 8", "load 1", "load 1", "commit 8"
+        "begin 7", "load 1", "begin 8", "load 1", "load 1", "commit 8",
+        "release", "resume weights", "begin 9", "load 1", "load 1", "commit 9", "resume kv_cache",
     ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rl_data import FinishReason
-from rl_rollout import EngineError, EnginePool, RequestError
+from rl_rollout import EngineError, EnginePart, EnginePool, RequestError
 from rl_rollout.testing import FakeEngine, make_requests
 from rl_rollout.weights import checksum
 
@@ -152,3 +152,29 @@ def test_engines_need_names_of_their_own():
         EnginePool([FakeEngine("engine 0"), FakeEngine("engine 0")])
     with pytest.raises(ValueError, match=r"got \[\]"):
         EnginePool([])
+
+
+def test_an_engine_that_does_not_give_its_memory_up_is_taken_out(prompt):
+    engines = [FakeEngine("engine 0"), FakeEngine("engine 1")]
+    pool = EnginePool(engines)
+    engines[0].die("killed")
+    asyncio.run(pool.release_memory())
+    assert list(pool.failed) == ["engine 0"]
+    for part in EnginePart:
+        asyncio.run(pool.resume_memory(part))
+    assert engines[1].calls == ["release", "resume weights", "resume kv_cache"]
+    engines[1].die("killed too")
+    with pytest.raises(EngineError, match=r"(?s)no engine is left.*engine 0: .*killed.*engine 1: .*killed too"):
+        asyncio.run(pool.resume_memory(EnginePart.WEIGHTS))
+
+
+def test_after_a_release_the_pool_serves_once_weights_were_published_and_all_memory_is_back(prompt):
+    engine = FakeEngine()
+    pool = EnginePool([engine])
+    asyncio.run(pool.release_memory())
+    asyncio.run(pool.resume_memory(EnginePart.WEIGHTS))
+    publish(engine, 2)
+    pool.set_policy_version(2)
+    asyncio.run(pool.resume_memory(EnginePart.KV_CACHE))
+    [answer] = asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+    assert answer.policy_version == 2

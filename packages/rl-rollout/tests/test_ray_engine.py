@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rl_rollout import Engine, EngineError, RolloutConfigError
-from rl_rollout.testing import check_generation, check_weight_updates, make_requests
+from rl_rollout.testing import check_generation, check_memory, check_weight_updates, make_requests
 from rl_rollout.weights import checksum
 
 ray = pytest.importorskip("ray")
@@ -60,7 +60,9 @@ def test_it_keeps_the_promises_of_engines(engine, tiny_model, prompt):
     assert isinstance(engine, Engine)
     assert engine.wait_ready()["launch"] > 0
     asyncio.run(check_generation(engine, prompt))
-    asyncio.run(check_weight_updates(engine, prompt, list(load_file(tiny_model / "model.safetensors").items())))
+    tensors = list(load_file(tiny_model / "model.safetensors").items())
+    asyncio.run(check_weight_updates(engine, prompt, tensors))
+    asyncio.run(check_memory(engine, prompt, tensors))
 
 
 def test_another_actor_publishes_through_the_handle(engine, tiny_model):

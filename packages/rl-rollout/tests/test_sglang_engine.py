@@ -23,7 +23,14 @@ from rl_rollout import (
     SamplingParams,
     SGLangEngine,
 )
-from rl_rollout.testing import FakeEngine, check_closing, check_generation, check_weight_updates, make_requests
+from rl_rollout.testing import (
+    FakeEngine,
+    check_closing,
+    check_generation,
+    check_memory,
+    check_weight_updates,
+    make_requests,
+)
 from rl_rollout.weights import checksum
 
 pytestmark = pytest.mark.slow
@@ -153,6 +160,7 @@ def test_it_serves_only_whole_weights_and_then_the_new_ones(sglang_engine, tiny_
     requests = make_requests(prompt, range(4), max_new_tokens=32)
     before = asyncio.run(sglang_engine.generate(requests, timeout_s=120))
     asyncio.run(check_weight_updates(sglang_engine, prompt, tensors_of(tiny_model)))
+    asyncio.run(check_memory(sglang_engine, prompt, tensors_of(tiny_model)))
     same = asyncio.run(sglang_engine.generate(requests, timeout_s=120))
     assert [answer.tokens.tolist() for answer in same] == [answer.tokens.tolist() for answer in before]
     publish(sglang_engine, tensors_of(tiny_model, scale=0.7), 9)

@@ -23,7 +23,7 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
+            import pyarrow.parquet as parquet
         except ImportError as error:
             raise DataError(f"{path}: parquet needs pyarrow: pip install 'rl-data[hf]'") from error
         self.path = path

@@ -1,6 +1,6 @@
 """Generate, score and evaluate with inference engines."""
 
-from rl_rollout.engine import Engine, GenerateRequest, Generation, SamplingParams
+from rl_rollout.engine import Engine, EnginePart, GenerateRequest, Generation, SamplingParams
 from rl_rollout.errors import (
     EngineDeadlineError,
     EngineError,
@@ -26,6 +26,7 @@ __all__ = [
     "EngineDeadlineError",
     "EngineError",
     "EngineNotServingError",
+    "EnginePart",
     "EnginePool",
     "EvalReport",
     "GenerateContext",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +53,14 @@ class Generation:
     """Version of the weights that drew every token of this answer."""
 
 
+class EnginePart(StrEnum):
+    """Memory that an engine takes back by itself. After training: weights back, publish into them, KV cache back."""
+
+    WEIGHTS = "weights"
+    KV_CACHE = "kv_cache"
+    """With the memory of CUDA graphs, where an engine can give that up."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """An inference engine, in this process or behind an actor handle.
@@ -78,11 +87,15 @@ class Engine(Protocol):
         ...
 
     async def release_memory(self) -> None:
-        """Gives up weights and KV cache memory while a colocated trainer works; no-op on a CPU."""
+        """Gives up the memory of weights and KV cache, once no request is in flight; does nothing a second time.
+
+        The engine serves again when whole weights were published and every part is back. So it is on a CPU too,
+        though the memory stays where it is.
+        """
         ...
 
-    async def resume_memory(self) -> None:
-        """Takes the memory back; weights must be published again before serving, unless on a CPU."""
+    async def resume_memory(self, part: EnginePart) -> None:
+        """Takes a part back, its contents void; does nothing if the part was not given up."""
         ...
 
     def close(self) -> None:

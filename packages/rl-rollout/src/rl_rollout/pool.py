@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from rl_data import PolicyVersion
-from rl_rollout.engine import Engine, GenerateRequest, Generation
+from rl_rollout.engine import Engine, EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import EngineError, EngineNotServingError
 
 logger = logging.getLogger(__name__)
@@ -162,21 +162,39 @@ class EnginePool:
 
     async def abort_all(self) -> None:
         """Ends every request in flight on every live engine; an engine that fails to is taken out."""
-        await asyncio.gather(*(self._abort(engine) for engine in self.engines))
-
-    async def _abort(self, engine: VersionedEngine) -> None:
-        try:
-            await engine.abort_all()
-        except EngineError as error:
-            self._take_out(engine, error)
+        await self._on_all(lambda engine: engine.abort_all())
 
     async def release_memory(self) -> None:
-        """See `Engine.release_memory`; all live engines at once."""
-        await asyncio.gather(*(engine.release_memory() for engine in self.engines))
+        """See `Engine.release_memory`; all live engines at once, and one that fails to is taken out.
 
-    async def resume_memory(self) -> None:
-        """See `Engine.resume_memory`; all live engines at once."""
-        await asyncio.gather(*(engine.resume_memory() for engine in self.engines))
+        Raises:
+            EngineError: if none is left.
+        """
+        await self._on_all(lambda engine: engine.release_memory())
+        self._require_live()
+
+    async def resume_memory(self, part: EnginePart) -> None:
+        """See `Engine.resume_memory`; all live engines at once, and one that fails to is taken out.
+
+        Raises:
+            EngineError: if none is left.
+        """
+        await self._on_all(lambda engine: engine.resume_memory(part))
+        self._require_live()
+
+    async def _on_all(self, call: Callable[[VersionedEngine], Awaitable[None]]) -> None:
+        async def try_one(engine: VersionedEngine) -> None:
+            try:
+                await call(engine)
+            except EngineError as error:
+                self._take_out(engine, error)
+
+        await asyncio.gather(*(try_one(engine) for engine in self.engines))
+
+    def _require_live(self) -> None:
+        if not self._live:
+            reasons = "\n".join(f"- {name}: {reason}" for name, reason in self._failed.items())
+            raise EngineError(f"no engine is left:\n{reasons}")
 
     def close(self) -> None:
         """Closes every engine, also those that failed."""

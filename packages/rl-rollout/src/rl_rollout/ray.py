@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl_data import PolicyVersion
 from rl_data.json import JsonValue
-from rl_rollout.engine import GenerateRequest, Generation
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
 from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_arguments, require_model
 from rl_rollout.sglang.engine import SGLangEngine
@@ -65,8 +65,8 @@ class _EngineActor:
     async def release_memory(self) -> None:
         await self._engine.release_memory()
 
-    async def resume_memory(self) -> None:
-        await self._engine.resume_memory()
+    async def resume_memory(self, part: EnginePart) -> None:
+        await self._engine.resume_memory(part)
 
     async def begin_update(self, version: int) -> None:
         await asyncio.to_thread(self._engine.begin_update, version)
@@ -123,9 +123,10 @@ class RayEngine:
         """See `Engine.release_memory`."""
         await self._wait(self._actor.release_memory.remote(), self._config.engine_update_timeout_s, "releasing memory")
 
-    async def resume_memory(self) -> None:
+    async def resume_memory(self, part: EnginePart) -> None:
         """See `Engine.resume_memory`."""
-        await self._wait(self._actor.resume_memory.remote(), self._config.engine_update_timeout_s, "taking memory back")
+        reference = self._actor.resume_memory.remote(part)
+        await self._wait(reference, self._config.engine_update_timeout_s, f"taking the memory of its {part} back")
 
     def begin_update(self, version: int) -> None:
         """See `SGLangEngine.begin_update`."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_data import FinishReason, PolicyVersion
-from rl_rollout.engine import GenerateRequest, Generation, SamplingParams
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
 from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError
 from rl_rollout.pool import VersionedEngine
 from rl_rollout.weights import IncomingWeights, TensorSpec, checksum, flat_bytes
@@ -68,6 +68,7 @@ class FakeEngine:
         self._dies_after = dies_after
         self._version: PolicyVersion | None = 0
         self._incoming: IncomingWeights | None = None
+        self._released: set[EnginePart] = set()
         self._death: str | None = None
         self._in_flight: set[asyncio.Event] = set()
         self.num_requests = 0
@@ -85,6 +86,8 @@ class FakeEngine:
         self._require_life()
         if self._version is None:
             raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+        if self._released:
+            raise EngineNotServingError(f"{self._name}: {' and '.join(sorted(self._released))} are not in memory")
         version = self._version
         aborted = asyncio.Event()
         self._in_flight.add(aborted)
@@ -139,16 +142,24 @@ class FakeEngine:
             aborted.set()
 
     async def release_memory(self) -> None:
-        """Only noted in `calls`."""
-        self.calls.append("release")
+        """See `Engine.release_memory`."""
+        self._require_life()
+        if not self._released:
+            self.calls.append("release")
+            self._version, self._incoming, self._released = None, None, set(EnginePart)
 
-    async def resume_memory(self) -> None:
-        """Only noted in `calls`."""
-        self.calls.append("resume")
+    async def resume_memory(self, part: EnginePart) -> None:
+        """See `Engine.resume_memory`."""
+        self._require_life()
+        if part in self._released:
+            self.calls.append(f"resume {part}")
+            self._released.discard(part)
 
     def begin_update(self, version: int) -> None:
         """See `rl_weights.WeightSink`."""
         self._require_life()
+        if EnginePart.WEIGHTS in self._released:
+            raise EngineError(f"{self._name}: version {version} came before the memory of its weights was back")
         self.calls.append(f"begin {version}")
         self._version = None
         self._incoming = IncomingWeights(self._name, version, self._expected)
@@ -214,6 +225,7 @@ async def check_engine(
     try:
         await check_generation(engine, prompt)
         await check_weight_updates(engine, prompt, tensors)
+        await check_memory(engine, prompt, tensors)
     finally:
         await check_closing(engine, prompt)
 
@@ -244,9 +256,6 @@ async def check_generation(engine: WeightedEngine, prompt: NDArray[np.int32]) ->
     assert again.tokens.tolist() == answers[4].tokens.tolist(), "a seed did not give its response again"
     assert await engine.generate([], timeout_s=120) == []
     await _check_cutting_off(engine, prompt)
-    await engine.release_memory()
-    await engine.resume_memory()
-    assert len(await engine.generate(requests, timeout_s=120)) == len(requests)
 
 
 async def _check_cutting_off(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:
@@ -277,29 +286,71 @@ async def check_weight_updates(
     """
     middle = len(tensors) // 2
     buckets = [_bucket(tensors[:middle]), _bucket(tensors[middle:])]
-
-    async def refuses() -> None:
-        assert engine.weight_version() is None
-        error = await _error_of(engine.generate(make_requests(prompt, [1]), timeout_s=60))
-        assert isinstance(error, EngineNotServingError), f"expected EngineNotServingError, got {error!r}"
-        assert engine.name in str(error)
-
     engine.begin_update(7)
-    await refuses()
+    await _check_refusal(engine, prompt)
     specs, buffer = buckets[0]
     error = await _error_of(asyncio.to_thread(engine.load_bucket, specs, buffer, "0" * 16))
     assert "checksum" in str(error), f"a damaged bucket gave {error!r}"
     engine.load_bucket(specs, buffer, checksum(buffer))
     error = await _error_of(asyncio.to_thread(engine.commit_update, 7, len(tensors)))
     assert str(len(tensors)) in str(error), f"half an update gave {error!r}"
-    await refuses()
-    engine.begin_update(8)
-    for specs, buffer in buckets:
+    await _check_refusal(engine, prompt)
+    await _check_update(engine, prompt, tensors, 8)
+
+
+async def check_memory(
+    engine: WeightedEngine, prompt: NDArray[np.int32], tensors: Sequence[tuple[str, NDArray[np.float32]]]
+) -> None:
+    """What an engine promises that gives its memory up and takes it back. Leaves the engine serving version 9.
+
+    See `check_weight_updates` for the arguments.
+
+    Raises:
+        AssertionError: if a promise is broken.
+    """
+    await engine.resume_memory(EnginePart.KV_CACHE)  # nothing was given up: nothing happens
+    before = await engine.generate(make_requests(prompt, [1]), timeout_s=60)
+    await engine.release_memory()
+    await engine.release_memory()
+    await _check_refusal(engine, prompt)
+    error = await _error_of(asyncio.to_thread(engine.begin_update, 9))
+    assert error is not None, "weights came though their memory was given up"
+    await engine.resume_memory(EnginePart.WEIGHTS)
+    await _check_refusal(engine, prompt)
+    await _check_update(engine, prompt, tensors, 9, is_served=False)
+    await engine.resume_memory(EnginePart.KV_CACHE)
+    after = await engine.generate(make_requests(prompt, [1]), timeout_s=60)
+    assert after[0].policy_version == 9
+    assert after[0].tokens.tolist() == before[0].tokens.tolist(), "the same weights gave another response"
+
+
+async def _check_refusal(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:
+    assert engine.weight_version() is None
+    error = await _error_of(engine.generate(make_requests(prompt, [1]), timeout_s=60))
+    assert isinstance(error, EngineNotServingError), f"expected EngineNotServingError, got {error!r}"
+    assert engine.name in str(error)
+
+
+async def _check_update(
+    engine: WeightedEngine,
+    prompt: NDArray[np.int32],
+    tensors: Sequence[tuple[str, NDArray[np.float32]]],
+    version: int,
+    *,
+    is_served: bool = True,
+) -> None:
+    middle = len(tensors) // 2
+    engine.begin_update(version)
+    for specs, buffer in (_bucket(tensors[:middle]), _bucket(tensors[middle:])):
         engine.load_bucket(specs, buffer, checksum(buffer))
-    engine.commit_update(8, len(tensors))
-    assert engine.weight_version() == 8
-    [answer] = await engine.generate(make_requests(prompt, [1]), timeout_s=60)
-    assert answer.policy_version == 8
+    engine.commit_update(version, len(tensors))
+    assert engine.weight_version() == version
+    if is_served:
+        [answer] = await engine.generate(make_requests(prompt, [1]), timeout_s=60)
+        assert answer.policy_version == version
+    else:
+        error = await _error_of(engine.generate(make_requests(prompt, [1]), timeout_s=60))
+        assert isinstance(error, EngineNotServingError), f"it served without its KV cache: {error!r}"
 
 
 async def check_closing(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -57,6 +58,28 @@ class HFCheckpoint:
         return ((name, self.read(name)) for name in self.specs)
 
 
+class _Slice(Protocol):
+    """A tensor of an open file, unread."""
+
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> list[int]: ...
+
+
+class _OpenFile(Protocol):
+    """What safetensors' `safe_open` gives; its own stub has no types."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+    def get_slice(self, name: str) -> _Slice: ...
+
+
 def _specs(files: Mapping[str, Path]) -> dict[str, TensorSpec]:
     open_files = {file: _open(file) for file in dict.fromkeys(files.values())}
     specs: dict[str, TensorSpec] = {}
@@ -65,7 +88,7 @@ def _specs(files: Mapping[str, Path]) -> dict[str, TensorSpec]:
             part = open_files[file].get_slice(name)
         except SafetensorError as error:
             raise CheckpointError(f"{file}: {INDEX_FILE} says that it holds {name}, but it does not") from error
-        code = str(part.get_dtype())
+        code = part.get_dtype()
         dtype = SAFETENSORS_NAMES.get(code, code)
         dtype_named(dtype, f"{file}: {name}")
         specs[name] = (name, dtype, tuple(part.get_shape()))
@@ -91,7 +114,7 @@ def _read_object(file: Path) -> dict[str, JsonValue]:
         raise CheckpointError(f"{file}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return cast("dict[str, JsonValue]", content)
 
 
 def _files_of_tensors(path: Path) -> dict[str, Path]:
@@ -122,8 +145,9 @@ def _files_of_index(path: Path) -> dict[str, Path]:
     return files
 
 
-def _open(file: Path) -> safe_open:
+def _open(file: Path) -> _OpenFile:
+    open_file: Any = safe_open
     try:
-        return safe_open(file, framework="pt")
+        return open_file(file, framework="pt")
     except SafetensorError as error:
         raise CheckpointError(f"{file}: truncated or damaged: {error}") from error

@@ -4,14 +4,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from rl_weights.errors import CheckpointError
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Generator[Path]:
     """An empty folder beside `target` to write into; renamed to `target` at the end if nothing was raised.
 
     What an interrupted run left beside is removed by the next one. On any error nothing is left.

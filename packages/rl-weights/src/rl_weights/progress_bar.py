@@ -1,6 +1,6 @@
 """Progress bars of the command line, on standard error where that is a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,21 +17,21 @@ from rich.progress import (
 
 
 @contextmanager
-def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def bytes_bar(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar of bytes with their speed; gives a function that takes the bytes done and all bytes."""
     with _bar(what, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as advance:
         yield advance
 
 
 @contextmanager
-def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def count_bar(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar of things; gives a function that takes how many are done and how many there are."""
     with _bar(what, MofNCompleteColumn(), TimeRemainingColumn()) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(what: str, *columns: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+def _bar(what: str, *columns: ProgressColumn) -> Generator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     with Progress(TextColumn(what), BarColumn(), *columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)

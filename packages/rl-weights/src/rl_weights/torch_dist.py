@@ -189,6 +189,14 @@ _METADATA_CLASSES = {
 }  # fmt: skip
 
 
+def _layout_named(name: str) -> torch.layout:
+    """The layout of a name such as `torch.strided`."""
+    found = vars(torch).get(name.removeprefix("torch."))
+    if not isinstance(found, torch.layout):
+        raise pickle.UnpicklingError(f"expected the name of a layout, got {name!r}")
+    return found
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Builds nothing but what describes tensors, so that a file from a stranger cannot run code."""
 
@@ -200,7 +208,7 @@ class _MetadataUnpickler(pickle.Unpickler):
         if found is torch.Size or isinstance(found, torch.dtype | torch.layout):
             return found
         if (module, name) == ("torch.serialization", "_get_layout"):
-            return torch.serialization._get_layout
+            return _layout_named
         if module.startswith("pathlib") and name == "PosixPath":
             return Path
         raise pickle.UnpicklingError(f"refused to load {module}.{name}")

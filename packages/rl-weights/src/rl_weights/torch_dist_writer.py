@@ -58,8 +58,9 @@ def write_torch_dist(
 
 def _write(writer: FileSystemWriter, planner: "_Planner") -> None:
     """What `torch.distributed.checkpoint.save` does in one process; but that hides every error, also Ctrl-C."""
-    writer.reset()
-    planner.set_up_planner({}, writer.storage_meta(), is_coordinator=True)
+    # Their signatures leave the type of a path and of a state dict open.
+    writer.reset()  # pyright: ignore[reportUnknownMemberType]
+    planner.set_up_planner({}, writer.storage_meta(), is_coordinator=True)  # pyright: ignore[reportUnknownMemberType]
     writer.set_up_storage_writer(is_coordinator=True)
     local_plan = writer.prepare_local_plan(planner.create_local_plan())
     global_plans, metadata = planner.create_global_plan([local_plan])

@@ -36,7 +36,7 @@ READY = b"ready\n"
 
 def verify(answer: str, label: str) -> Verdict:
     """Compares by math-verify, without its own time limits (they need signals of the main thread)."""
-    import math_verify as untyped  # pyright: ignore[reportMissingTypeStubs]
+    import math_verify as untyped
 
     math_verify = cast(Any, untyped)
     # Raw answers are not in math delimiters, without which LaTeX is not recognised.

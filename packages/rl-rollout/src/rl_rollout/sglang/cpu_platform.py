@@ -28,7 +28,7 @@ def cpu_server_args(server_args: Mapping[str, object]) -> dict[str, object]:
     for name, only in _ONLY_CHOICES.items():
         if server_args.get(name, only) != only:
             raise ValueError(f"SGLang's {name} can only be {only!r} on a CPU, got {server_args[name]!r}")
-    return _DEFAULTS | dict(server_args)
+    return _DEFAULTS | {name: value for name, value in server_args.items() if name not in _WITHOUT_MEANING}
 
 
 _ONLY_CHOICES = {"device": "cpu", "attention_backend": "torch_native", "sampling_backend": "seeded"}
@@ -38,3 +38,5 @@ _DEFAULTS: dict[str, object] = {
     "disable_cuda_graph": True,
     "sleep_on_idle": True,  # or the scheduler spins while others need the cores
 }
+# Memory is given up and taken back through CUDA's virtual addresses; a CPU engine keeps it.
+_WITHOUT_MEANING = frozenset({"enable_memory_saver"})

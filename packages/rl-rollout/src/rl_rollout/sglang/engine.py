@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rl_data import FinishReason, PolicyVersion
 from rl_data.json import JsonValue
-from rl_rollout.engine import GenerateRequest, Generation, SamplingParams
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
 from rl_rollout.errors import (
     EngineDeadlineError,
     EngineError,
@@ -31,9 +31,10 @@ from rl_rollout.sglang.messages import (
     Flush,
     Generate,
     Load,
-    Memory,
     ProcessIds,
     Ready,
+    Release,
+    Resume,
     Task,
     WireGeneration,
     WireRequest,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABORT_WAIT_S = 10.0
+# SGLang's names of the memory that each part has.
+_TAGS = {EnginePart.WEIGHTS: ["weights"], EnginePart.KV_CACHE: ["kv_cache", "cuda_graph"]}
 
 
 class SGLangEngine:
@@ -91,6 +94,8 @@ class SGLangEngine:
         # Random weights are no version of any policy.
         self._version: PolicyVersion | None = None if chosen.get("load_format") == "dummy" else 0
         self._incoming: IncomingWeights | None = None
+        self._released: set[EnginePart] = set()
+        self._saves_memory = chosen.get("enable_memory_saver") is True
         self._serving = threading.Lock()
         self._started = time.monotonic()
         self._host = HostProcess(
@@ -133,8 +138,8 @@ class SGLangEngine:
         wire = [self._to_wire(request, ready) for request in requests]
         with self._serving:  # between a look at the version and the call no update may begin
             version = self._version
-            if version is None:
-                raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+            if version is None or self._released:
+                raise EngineNotServingError(f"{self._name}: {self._lack()}, so it serves nothing")
             if not requests:
                 return []
             call_id, future = self._host.call(Generate(wire))
@@ -159,16 +164,37 @@ class SGLangEngine:
         )
 
     async def release_memory(self) -> None:
-        """Gives device memory up (needs the server argument `enable_memory_saver`); no-op on a CPU."""
-        await self._move_memory(is_resume=False)
+        """See `Engine.release_memory`. Waits for the requests in flight.
 
-    async def resume_memory(self) -> None:
-        """Takes device memory back; the weights are void until the next publish. No-op on a CPU."""
-        await self._move_memory(is_resume=True)
+        Raises:
+            EngineError: on a GPU without the server argument `enable_memory_saver`.
+        """
+        ready = await asyncio.to_thread(self._ready)
+        if not (self._saves_memory or ready.is_cpu):
+            raise EngineError(f"{self._name}: it was started without enable_memory_saver, so its memory stays")
+        if self._released:
+            return
+        with self._serving:
+            self._version, self._incoming, self._released = None, None, set(EnginePart)
+        await asyncio.to_thread(self._call, Release(), self._config.engine_update_timeout_s, "releasing memory")
+
+    async def resume_memory(self, part: EnginePart) -> None:
+        """See `Engine.resume_memory`."""
+        if part not in self._released:
+            return
+        doing = f"taking the memory of its {part} back"
+        await asyncio.to_thread(self._call, Resume(_TAGS[part]), self._config.engine_update_timeout_s, doing)
+        self._released.discard(part)
 
     def begin_update(self, version: int) -> None:
-        """Refuses new requests and waits for those in flight."""
+        """Refuses new requests and waits for those in flight.
+
+        Raises:
+            EngineError: if the memory of the weights was given up.
+        """
         self._ready()
+        if EnginePart.WEIGHTS in self._released:
+            raise EngineError(f"{self._name}: version {version} came before the memory of its weights was back")
         with self._serving:
             self._version = None
         self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
@@ -254,13 +280,10 @@ class SGLangEngine:
             limit = f" within {timeout_s:g} s" if timeout_s else ""
             raise EngineDeadlineError(f"{self._name}: no answer{limit} while {doing}") from None
 
-    async def _move_memory(self, is_resume: bool) -> None:
-        ready = await asyncio.to_thread(self._ready)
-        if ready.is_cpu:
-            return
-        self._version = None
-        doing = "taking memory back" if is_resume else "releasing memory"
-        await asyncio.to_thread(self._call, Memory(is_resume), self._config.engine_update_timeout_s, doing)
+    def _lack(self) -> str:
+        if self._released:
+            return f"its memory is given up ({', '.join(sorted(self._released))})"
+        return "holds no whole set of weights"
 
     def _to_wire(self, request: GenerateRequest, ready: Ready) -> WireRequest:
         sampling = request.sampling

@@ -3,8 +3,6 @@
 Plain names without the prefix `--sglang-`: importing this imports nothing else.
 """
 
-# pyright: strict
-
 _HONOURED = """
     attention-backend bf16-gemm-backend chunked-prefill-size context-length crash-dump-folder
     cuda-graph-backend-decode cuda-graph-backend-prefill cuda-graph-bs cuda-graph-bs-decode

@@ -3,8 +3,6 @@
 A frame is 8 bytes of length (little endian), 1 byte that is 1 if a file descriptor comes along, and a msgpack body.
 """
 
-# pyright: strict
-
 import contextlib
 import os
 import socket
@@ -74,17 +72,21 @@ class Flush(msgspec.Struct, frozen=True, tag=True):
     """Forget the KV cache."""
 
 
-class Memory(msgspec.Struct, frozen=True, tag=True):
-    """Give up (or take back) the device memory of weights and KV cache."""
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Forget the KV cache and give up the device memory of weights, KV cache and CUDA graphs."""
 
-    is_resume: bool
+
+class Resume(msgspec.Struct, frozen=True, tag=True):
+    """Take back the device memory that SGLang has under these tags; what is in it is void."""
+
+    tags: list[str]
 
 
 class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Task = Generate | Abort | Drain | Load | Flush | Memory | ProcessIds
+type Task = Generate | Abort | Drain | Load | Flush | Release | Resume | ProcessIds
 
 
 class Call(msgspec.Struct, frozen=True):

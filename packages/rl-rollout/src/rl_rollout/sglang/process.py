@@ -1,7 +1,5 @@
 """The caller's side of an engine's host process: start it, call it with a deadline, notice its death, end it."""
 
-# pyright: strict
-
 import itertools
 import json
 import logging

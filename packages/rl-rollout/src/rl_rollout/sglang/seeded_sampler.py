@@ -7,6 +7,9 @@ Remove it when SGLang honours `sampling_seed` with the pytorch sampling backend 
 B = requests in the batch, V = vocabulary.
 """
 
+# pyright: standard
+# SGLang is annotated in part only.
+
 from typing import TYPE_CHECKING
 
 import torch

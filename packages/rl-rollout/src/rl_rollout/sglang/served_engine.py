@@ -1,5 +1,8 @@
 """SGLang's engine inside the host process, answering the calls of `messages`."""
 
+# pyright: standard
+# SGLang is annotated in part only.
+
 import asyncio
 import logging
 import mmap
@@ -39,15 +42,19 @@ from rl_rollout.sglang.messages import (
     Frame,
     Generate,
     Load,
-    Memory,
     ProcessIds,
     Ready,
+    Release,
+    Resume,
     WireGeneration,
     WireRequest,
     WireSampling,
 )
 
 logger = logging.getLogger(__name__)
+
+# After its last answer the scheduler may still have to take its last batch apart.
+_FLUSH_S = 10.0
 
 
 class RequestRefusedError(ValueError):
@@ -168,11 +175,12 @@ class ServedEngine:
                 assert descriptor is not None
                 await self._load(specs, num_bytes, descriptor)
             case Flush():
-                result = await self._manager.flush_cache()
-                if not result.success:
-                    raise RuntimeError(f"SGLang did not flush its cache: {result}")
-            case Memory(is_resume):
-                await self._move_memory(is_resume)
+                await self._flush()
+            case Release():
+                await self._release()
+            case Resume(tags):
+                if not self._is_cpu:
+                    await self._manager.resume_memory_occupation(ResumeMemoryOccupationReqInput(tags=tags))
             case ProcessIds():
                 children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
                 return Answer(call.call_id, process_ids=[os.getpid(), *children])
@@ -251,12 +259,16 @@ class ServedEngine:
         if not is_loaded:
             raise RuntimeError(message)
 
-    async def _move_memory(self, is_resume: bool) -> None:
-        if self._is_cpu:
-            return
-        if is_resume:
-            await self._manager.resume_memory_occupation(ResumeMemoryOccupationReqInput())
-        else:
+    async def _flush(self) -> None:
+        result = await self._manager.flush_cache(timeout_s=_FLUSH_S)
+        if not result.success:
+            raise RuntimeError(f"SGLang did not flush its cache: {result}")
+
+    async def _release(self) -> None:
+        """The scheduler ends if it is told to release while it still has a batch, so it is flushed before."""
+        await self._idle.wait()
+        await self._flush()
+        if not self._is_cpu:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -203,7 +203,7 @@ def _validate(args: argparse.Namespace, explicit: frozenset[str], world_size: in
 
     It speaks to the terminal and may change what the user asked for with no more than a warning; here that is an error.
     """
-    from megatron.training.arguments import validate_args
+    from megatron.training.arguments import validate_args  # pyright: ignore[reportUnknownVariableType]  it has no types
     from megatron.training.vocab_utils import calculate_padded_vocab_size
 
     args.rank, args.local_rank, args.world_size = 0, 0, world_size
@@ -228,7 +228,7 @@ def _validate(args: argparse.Namespace, explicit: frozenset[str], world_size: in
 
 
 @contextlib.contextmanager
-def _any_device() -> Iterator[None]:
+def _any_device() -> Generator[None]:
     """Validation without a GPU.
 
     Megatron asks the GPU for its generation only to demand CUDA_DEVICE_MAX_CONNECTIONS=1 in this process on those

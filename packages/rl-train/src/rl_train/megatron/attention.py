@@ -3,6 +3,9 @@
 T = tokens of the packed row, H = query heads and G = key/value heads of this rank, D = head dimension.
 """
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ If each rank looked at its own part alone, the others would wait in a collective
 this imports nothing heavy.
 """
 
-# pyright: strict
-
 import numpy as np
 
 from rl_data import Microbatch, TrainBatch

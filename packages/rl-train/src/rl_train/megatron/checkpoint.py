@@ -1,5 +1,8 @@
 """Checkpoints in Megatron's torch_dist format: what a rank needs to go on as if it had never stopped."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import queue
 import random
 import shutil

@@ -3,8 +3,6 @@
 Plain files: importing this imports nothing heavy.
 """
 
-# pyright: strict
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What a Megatron trainer is told beside Megatron's own flags."""
 
-# pyright: strict
-
 from dataclasses import dataclass, field
 
 from rl_train.errors import TrainConfigError

@@ -89,6 +89,14 @@ def _new_stream(*_: object, **__: object) -> _Stream:
     return _Stream()
 
 
+def _get_rng_state(*_: object, **__: object) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(state: torch.Tensor, *_: object, **__: object) -> None:
+    torch.set_rng_state(state)
+
+
 def _redirect_cuda() -> None:
     cuda: Any = torch.cuda
     cuda.current_device = _current_device
@@ -96,8 +104,8 @@ def _redirect_cuda() -> None:
     cuda.synchronize = _nothing
     cuda.empty_cache = _nothing
     cuda.manual_seed = torch.default_generator.manual_seed
-    cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
-    cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    cuda.get_rng_state = _get_rng_state
+    cuda.set_rng_state = _set_rng_state
     cuda.Stream = cuda.Event = _Stream
     cuda.current_stream = cuda.default_stream = _new_stream
     cuda.stream = contextlib.nullcontext
@@ -143,9 +151,12 @@ def _redirect_tensor_methods() -> None:
             kwargs["device"] = _on_cpu(kwargs["device"])
         return real_to(self, *args, **kwargs)
 
+    def cuda(self: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return self
+
     tensor.type = type_
     tensor.to = to
-    tensor.cuda = lambda self, *_, **__: self
+    tensor.cuda = cuda
 
 
 def _import_for_cpu() -> None:
@@ -158,9 +169,10 @@ def _import_for_cpu() -> None:
     def as_is(function: Callable[..., Any] | None = None, **_: object) -> Callable[..., Any]:
         return function if function is not None else as_is
 
-    compile_: Any = torch.compile
+    torch_: Any = torch
+    compile_ = torch_.compile
     hidden = [name for name in _GPU_LIBRARIES if name not in sys.modules]
-    torch.compile = as_is  # type: ignore[assignment]
+    torch_.compile = as_is
     modules: dict[str, Any] = sys.modules
     modules.update(dict.fromkeys(hidden))
     try:
@@ -171,7 +183,7 @@ def _import_for_cpu() -> None:
             importlib.import_module("megatron.training.training")
             jit = importlib.import_module("megatron.core.jit")
     finally:
-        torch.compile = compile_
+        torch_.compile = compile_
         for name in hidden:
             del modules[name]
     jit.disable_jit_fuser()
@@ -180,5 +192,5 @@ def _import_for_cpu() -> None:
 def _redirect_generators() -> None:
     """The random states that Megatron keeps per parallel group are the CPU generator's."""
     random: Any = importlib.import_module("megatron.core.tensor_parallel.random")
-    random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    random._set_cuda_rng_state = _set_rng_state
+    random._get_cuda_rng_state = _get_rng_state

@@ -1,5 +1,8 @@
 """The trainer's weights under their Hugging Face names, gathered from all ranks."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch

@@ -4,8 +4,6 @@ Plain names: importing this imports nothing else. A flag of Megatron's parser st
 the flags of `SHAPE_FLAGS` and `LIMITED` too) or in `flags_refused.REFUSED`.
 """
 
-# pyright: strict
-
 from typing import NamedTuple
 
 _SHAPE = """

@@ -1,7 +1,5 @@
 """A model's shape in Megatron's terms, read from a Hugging Face config.json. One function per architecture."""
 
-# pyright: strict
-
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 

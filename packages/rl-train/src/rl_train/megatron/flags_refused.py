@@ -1,7 +1,5 @@
 """Megatron flags that are refused, each with the reason. Plain names: importing this imports nothing else."""
 
-# pyright: strict
-
 _BY_REASON: tuple[tuple[str, str], ...] = (
     (
         "it prints Megatron's own help; use --help-megatron",

@@ -2,6 +2,7 @@
 
 import enum
 import signal
+from typing import cast
 
 from rl_data.json import JsonValue
 
@@ -19,9 +20,9 @@ def to_json(name: str, value: object) -> JsonValue:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
-        return [to_json(name, item) for item in value]
+        return [to_json(name, item) for item in cast("list[object]", value)]
     if isinstance(value, tuple):
-        return {_TUPLE: [to_json(name, item) for item in value]}
+        return {_TUPLE: [to_json(name, item) for item in cast("tuple[object, ...]", value)]}
     if type(value).__name__ == "dtype" and type(value).__module__ == "torch":
         return {_DTYPE: str(value).removeprefix("torch.")}
     raise TypeError(f"Megatron's {name}: a {type(value).__name__} cannot be written as JSON")

@@ -16,8 +16,8 @@ def packed_layer_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
 
     Parameter names are those of Megatron's local specification, which rl-weights' rules and its checkpoints use.
     """
-    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
-    modules: Any = layer.submodules
+    layer: Any = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
+    modules = layer.submodules
     modules.input_layernorm = RMSNorm
     modules.pre_mlp_layernorm = RMSNorm
     attention = modules.self_attention

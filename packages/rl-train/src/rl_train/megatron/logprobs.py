@@ -145,4 +145,4 @@ def _log_sum_exp(logits: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 def _all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None) -> None:
     if group is not None:
-        dist.all_reduce(tensor, op=op, group=group)
+        dist.all_reduce(tensor, op=op, group=group)  # pyright: ignore[reportUnknownMemberType]  torch leaves `group` open

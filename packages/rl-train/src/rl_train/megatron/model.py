@@ -1,5 +1,8 @@
 """The model of one rank: Megatron's GPTModel with packed attention, giving log-probabilities."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple

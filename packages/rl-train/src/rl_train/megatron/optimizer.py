@@ -1,5 +1,8 @@
 """Optimizer and learning-rate schedule, from Megatron's arguments."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import argparse
 import math
 from collections.abc import Mapping

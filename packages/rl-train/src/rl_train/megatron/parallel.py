@@ -1,8 +1,11 @@
 """Megatron's process groups of one rank."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -54,7 +57,7 @@ def pipeline_group() -> dist.ProcessGroup:
 
 
 @contextmanager
-def same_outcome() -> Iterator[None]:
+def same_outcome() -> Generator[None]:
     """Raises on every rank what the block raises on one, so that none waits for a rank that gave up. Collective.
 
     Holds for our own errors; the block must not be left halfway through a collective by them.

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -215,7 +215,8 @@ class TrainerRank:
 
     def doing(self) -> str:
         """What the rank is doing and where in the program it stands. May be called from another thread."""
-        frame = sys._current_frames().get(self._thread)
+        # Documented, for all its name.
+        frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return self._doing
         frames = traceback.extract_stack(frame)[-_FRAMES_SHOWN:]
@@ -227,7 +228,7 @@ class TrainerRank:
         return self._trainer
 
     @contextmanager
-    def _doing_now(self, what: str) -> Iterator[None]:
+    def _doing_now(self, what: str) -> Generator[None]:
         self._doing = what
         yield
         # Not after an error: what failed stays to be asked for.

@@ -1,6 +1,6 @@
 """A second set of weights, of the reference policy, in host memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -30,7 +30,7 @@ class ReferenceWeights:
         return cls(reference, model)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> Generator[None]:
         """The model holds the reference's weights for the duration of the block, and then exactly its own."""
         own = _copy_to_host(self._model)
         _copy_into(self._model, self._reference)

@@ -1,7 +1,7 @@
 """Checkpoints in Megatron's torch_dist format, read without running code that a file might bring."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def load_torch_dist(state: dict[str, Any], checkpoint: Path) -> Any:
 
 
 @contextmanager
-def _plain_values_only() -> Iterator[None]:
+def _plain_values_only() -> Generator[None]:
     """`torch.load` reads with `weights_only`, whatever its callers ask for."""
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"

@@ -1,5 +1,8 @@
 """One rank of a Megatron-Core trainer on packed micro-batches."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -259,6 +262,7 @@ class MegatronTrainer:
         pipeline = pipeline_group()
         if pipeline.size() > 1:
             last = parallel_state.get_pipeline_model_parallel_last_rank()
+            assert isinstance(last, int)
             dist.broadcast_object_list(names, src=last, group=pipeline)
         assert names[0] is not None
         total = torch.zeros(len(names[0]), dtype=torch.float64, device=self._settings.device)

@@ -1,5 +1,8 @@
 """Weights into the sharded model, from a Hugging Face folder or a folder of Megatron checkpoints."""
 
+# pyright: standard
+# Megatron-Core is annotated in part only.
+
 from collections.abc import Mapping
 from pathlib import Path
 

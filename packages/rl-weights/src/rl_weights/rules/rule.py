@@ -118,13 +118,16 @@ class FuseQKV(TensorRule):
         return (sum(shape[0] for shape in self.hf_shapes), *self.hf_shapes[0][1:])
 
     def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
-        grouped = [tensor.unflatten(0, (self.num_groups, -1)) for tensor in hf_tensors]
+        grouped = [self._by_group(tensor) for tensor in hf_tensors]
         return torch.cat(grouped, dim=1).flatten(0, 1)
 
     def _split(self, full: Tensor) -> Sequence[Tensor]:
         rows_of_group = [shape[0] // self.num_groups for shape in self.hf_shapes]
-        parts = full.unflatten(0, (self.num_groups, -1)).split(rows_of_group, dim=1)
-        return [part.flatten(0, 1) for part in parts]
+        return [part.flatten(0, 1) for part in torch.split(self._by_group(full), rows_of_group, dim=1)]
+
+    def _by_group(self, rows: Tensor) -> Tensor:
+        """[G, rows of a group, ...]."""
+        return rows.reshape(self.num_groups, -1, *rows.shape[1:])
 
     def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
         self._check_divisible(self.num_groups, tp_size, "key/value groups")
