@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, get_args
 
+from rl_data import LossReduction
 from rl_train.errors import TrainConfigError
 
 AdvantageEstimator = Literal[
@@ -21,7 +22,6 @@ AdvantageEstimator = Literal[
 KLType = Literal["k1", "k2", "k3", "low_var_kl"]
 RatioLevel = Literal["token", "sequence", "geometric"]
 TISMode = Literal["truncate", "mask"]
-LossReduction = Literal["token", "sample"]
 
 # Estimators that divide the centred rewards by the group's standard deviation unless told otherwise.
 STD_NORMALIZED = frozenset({"grpo", "gspo", "cispo"})
