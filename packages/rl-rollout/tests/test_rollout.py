@@ -282,15 +282,15 @@ def test_a_response_that_was_cut_off_is_continued_by_the_next_policy():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"rollout_batch_size": 0}, "rollout_batch_size: expected at least 1, got 0"),
+        ({"rollout_batch_size": 0}, "rollout_batch_size 0: expected at least 1"),
         (
             {"over_sampling_batch_size": 3},
-            r"over_sampling_batch_size: expected at least rollout_batch_size \(4\), got 3",
+            "over_sampling_batch_size 3: expected at least rollout_batch_size 4",
         ),
-        ({"rollout_temperature": 0.0}, "rollout_temperature: expected above 0"),
-        ({"rollout_top_p": 1.5}, "rollout_top_p"),
-        ({"rollout_top_k": 0}, "rollout_top_k: expected -1 or >= 1, got 0"),
-        ({"dynamic_sampling_filter": "spread"}, "dynamic_sampling_filter: expected none or reward_spread"),
+        ({"rollout_temperature": 0.0}, "rollout_temperature 0.0: expected a number above 0"),
+        ({"rollout_top_p": 1.5}, r"rollout_top_p 1.5: expected a number in \(0, 1\]"),
+        ({"rollout_top_k": 0}, "rollout_top_k 0: expected -1 or at least 1"),
+        ({"dynamic_sampling_filter": "spread"}, "dynamic_sampling_filter spread: expected none or reward_spread"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(settings, problem):

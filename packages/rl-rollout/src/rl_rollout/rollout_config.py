@@ -53,24 +53,34 @@ class RolloutConfig:
                 "over_sampling_batch_size",
                 self.over_sampling_batch_size,
                 prompts_at_once >= self.rollout_batch_size,
-                f"at least rollout_batch_size ({self.rollout_batch_size})",
+                f"at least rollout_batch_size {self.rollout_batch_size}",
             ),
-            ("max_refills", self.max_refills, self.max_refills >= 0, ">= 0"),
-            ("rollout_max_response_len", self.rollout_max_response_len, self.rollout_max_response_len >= 1, ">= 1"),
-            ("rollout_temperature", self.rollout_temperature, self.rollout_temperature > 0, "above 0"),
-            ("rollout_top_p", self.rollout_top_p, 0 < self.rollout_top_p <= 1, "in (0, 1]"),
-            ("rollout_top_k", self.rollout_top_k, self.rollout_top_k == -1 or self.rollout_top_k >= 1, "-1 or >= 1"),
+            ("max_refills", self.max_refills, self.max_refills >= 0, "at least 0"),
+            (
+                "rollout_max_response_len",
+                self.rollout_max_response_len,
+                self.rollout_max_response_len >= 1,
+                "at least 1",
+            ),
+            ("rollout_temperature", self.rollout_temperature, self.rollout_temperature > 0, "a number above 0"),
+            ("rollout_top_p", self.rollout_top_p, 0 < self.rollout_top_p <= 1, "a number in (0, 1]"),
+            (
+                "rollout_top_k",
+                self.rollout_top_k,
+                self.rollout_top_k == -1 or self.rollout_top_k >= 1,
+                "-1 or at least 1",
+            ),
             (
                 "dynamic_sampling_filter",
                 self.dynamic_sampling_filter,
                 self.dynamic_sampling_filter in ("none", "reward_spread"),
                 "none or reward_spread",
             ),
-            ("generate_timeout_s", self.generate_timeout_s, self.generate_timeout_s > 0, "above 0"),
+            ("generate_timeout_s", self.generate_timeout_s, self.generate_timeout_s > 0, "a number above 0"),
         )
         for name, value, is_valid, expected in checks:
             if not is_valid:
-                raise RolloutConfigError(f"{name}: expected {expected}, got {value}")
+                raise RolloutConfigError(f"{name} {value}: expected {expected}")
 
     @property
     def sampling(self) -> SamplingParams:

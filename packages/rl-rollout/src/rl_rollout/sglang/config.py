@@ -35,7 +35,7 @@ class EngineConfig:
         for name in ("engine_start_timeout_s", "engine_update_timeout_s", "engine_num_threads"):
             value: float = getattr(self, name)
             if value <= 0:
-                raise RolloutConfigError(f"{name}: expected a number above 0, got {value}")
+                raise RolloutConfigError(f"{name} {value}: expected a number above 0")
 
 
 def require_model(model_path: Path, name: str) -> None:
