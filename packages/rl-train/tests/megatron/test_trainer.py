@@ -160,13 +160,16 @@ def test_a_checkpoint_converts_to_the_model_that_the_trainer_exports(
     import torch
     from safetensors.torch import load_file
 
-    from rl_weights import convert_torch_dist_to_hf
+    from rl_weights import convert_torch_dist_to_hf, read_manifest, verify_checkpoint
 
     convert_torch_dist_to_hf(folder / f"{name}.checkpoints", folder / "model", tmp_path / "hf")
     converted = load_file(tmp_path / "hf" / "model.safetensors")
     exported = load_file(folder / f"{name}.hf" / "model.safetensors")
     assert converted.keys() == exported.keys()
     assert all(torch.equal(converted[tensor], exported[tensor]) for tensor in exported)
+    assert read_manifest(tmp_path / "hf") == read_manifest(folder / f"{name}.hf")
+    report = verify_checkpoint(folder / f"{name}.hf")
+    assert (report.has_manifest, report.problems) == (True, ())
 
 
 def test_a_rank_that_dies_while_saving_leaves_the_checkpoint_before(results: dict) -> None:

@@ -60,13 +60,13 @@ def write_hf(
             yield contiguous
 
     with new_folder(Path(save_hf)) as folder:
-        carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
-        write_tensors(folder, specs, noted(), max_shard_bytes=max_shard_bytes)
+        _carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
+        _write_tensors(folder, specs, noted(), max_shard_bytes=max_shard_bytes)
         log.manifest().write(folder)
     return log.report()
 
 
-def write_tensors(
+def _write_tensors(
     folder: Path, specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor], *, max_shard_bytes: int
 ) -> None:
     """Writes safetensors files, and their index if they are several. Holds one tensor at a time.
@@ -123,7 +123,7 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def carry_over(source: Path, folder: Path, dtypes: Iterable[str]) -> None:
+def _carry_over(source: Path, folder: Path, dtypes: Iterable[str]) -> None:
     """Copies configuration and tokenizer of a model folder, all but its weights.
 
     config.json names the dtype of the weights; it gets the new one where all tensors have the same.
