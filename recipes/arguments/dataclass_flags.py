@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumType
@@ -152,6 +153,8 @@ def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type,
             made[config] = config(
                 **{flag.field: values[flag.field] for flag in flags_of(config) if flag.field in values}
             )
+        except UsageError as error:
+            problems.append(str(error))
         except ValueError as error:
             if not is_usage_error(error):
                 raise
@@ -162,7 +165,16 @@ def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type,
 
 
 def _by_flag(config: type, message: str) -> str:
-    """The message with its first word, where that is a field of the dataclass, as the flag that the user knows."""
-    field, colon, rest = message.partition(":")
-    names = {flag.field: flag.name for flag in flags_of(config)}
-    return names[field] + colon + rest if field in names else message
+    """A library's message with the fields that it names as the flags that the user knows.
+
+    Libraries say `rollout_top_p 1.5: expected a number in (0, 1]`, name first. Of a switch the value goes too: what
+    `rewards_normalization False` is to the library is `--disable-rewards-normalization` to the user.
+    """
+    flags = {flag.field: flag for flag in flags_of(config)}
+    names = "|".join(flags)
+
+    def flag_of(match: re.Match[str]) -> str:
+        flag = flags[match["field"]]
+        return flag.name + (match["value"] if flag.reader else "")
+
+    return re.sub(rf"(?<![\w-])(?P<field>{names})(?![\w-])(?P<value>(?: True| False)?)", flag_of, message)

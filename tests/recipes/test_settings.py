@@ -56,6 +56,47 @@ def test_a_setting_without_effect_or_sense_is_refused_by_name(words, message, in
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rollout-top-p 1.5", "--rollout-top-p 1.5: expected a number in (0, 1]"),
+        ("--rollout-temperature 0", "--rollout-temperature 0.0: expected a number above 0"),
+        (
+            "--rollout-batch-size 4 --over-sampling-batch-size 3",
+            "--over-sampling-batch-size 3: expected at least --rollout-batch-size 4",
+        ),
+        ("--engine-num-threads 0", "--engine-num-threads 0: expected a number above 0"),
+        ("--trainer-threads 0", "--trainer-threads 0: expected at least 1"),
+        ("--trainer-step-timeout-s 0", "--trainer-step-timeout-s 0.0: expected a positive number of seconds"),
+        ("--log-probs-chunk-size 0", "--log-probs-chunk-size 0: expected a positive number"),
+        ("--gamma 1.5", "--gamma 1.5: expected a discount in (0, 1]"),
+        ("--tis-clip 5", "--tis-clip 5.0 has no effect without --use-tis"),
+        ("--use-unbiased-kl", "--use-unbiased-kl has no effect without --use-kl-loss"),
+        ("--use-rs", "--use-rs: expected 0 <= --rs-lower-bound < --rs-upper-bound, got None and None"),
+        (
+            "--advantage-estimator reinforce_plus_plus",
+            "--advantage-estimator reinforce_plus_plus whitens by definition: it needs --normalize-advantages",
+        ),
+        (
+            "--advantage-estimator rloo --disable-rewards-normalization",
+            "--disable-rewards-normalization has no effect under --advantage-estimator rloo",
+        ),
+    ],
+)
+def test_what_a_library_refuses_by_its_field_the_user_reads_by_the_flag(words, message, inputs, tmp_path):
+    with pytest.raises(UsageError) as error:
+        read_grpo(words_of("tiny_math", inputs, tmp_path, *words.split()))
+    assert str(error.value) == message
+
+
+def test_what_a_library_refuses_is_located_in_the_file_that_said_it(inputs, tmp_path):
+    config = tmp_path / "changes.yaml"
+    config.write_text("rollout-seed: 1\nrollout-top-p: 1.5\n")
+    with pytest.raises(UsageError) as error:
+        read_grpo(words_of("tiny_math", inputs, tmp_path, "--config", config))
+    assert str(error.value) == f"{config}:2: --rollout-top-p 1.5: expected a number in (0, 1]"
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("label-key: null\n", "--label-key is missing: every grader compares with a reference answer"),

@@ -189,39 +189,39 @@ class AlgorithmConfig:
         for name in ("advantage_estimator", "kl_loss_type", "tis_level", "tis_mode", "rs_level"):
             choices = type(self).__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
-                yield f"{_flag(name)} {getattr(self, name)}: expected one of {', '.join(choices)}"
+                yield f"{name} {getattr(self, name)}: expected one of {', '.join(choices)}"
         for name in ("eps_clip", "eps_clip_high", "kl_loss_coef", "tis_clip_low", "opsm_delta"):
             yield from _unless_finite_and(name, getattr(self, name), at_least=0.0)
         yield from _unless_finite_and("tis_clip", self.tis_clip, at_least=self.tis_clip_low)
         yield from _unless_finite_and("entropy_coef", self.entropy_coef, at_least=-math.inf)
         if not 0 < self.gamma <= 1:
-            yield f"--gamma {self.gamma}: expected a discount in (0, 1]"
+            yield f"gamma {self.gamma}: expected a discount in (0, 1]"
         if self.eps_clip_c is not None and not 1 < self.eps_clip_c < math.inf:
-            yield f"--eps-clip-c {self.eps_clip_c}: expected a bound above 1"
+            yield f"eps_clip_c {self.eps_clip_c}: expected a bound above 1"
 
     def _contradictions(self) -> Iterator[str]:
         if self.advantage_estimator in WHITENED and not self.normalize_advantages:
-            yield f"--advantage-estimator {self.advantage_estimator} whitens by definition: give --normalize-advantages"
+            yield f"advantage_estimator {self.advantage_estimator} whitens by definition: it needs normalize_advantages"
         if self.use_rollout_logprobs and (self.use_tis or self.use_rs):
             yield (
-                f"--use-rollout-logprobs contradicts {'--use-tis' if self.use_tis else '--use-rs'}: "
+                f"use_rollout_logprobs contradicts {'use_tis' if self.use_tis else 'use_rs'}: "
                 "the ratio of the loss already starts at the engine's log-probabilities"
             )
         if self.use_rs:
             low, high = self.rs_lower_bound, self.rs_upper_bound
             if low is None or high is None or not 0 <= low < high:
-                yield f"--use-rs: expected 0 <= --rs-lower-bound < --rs-upper-bound, got {low} and {high}"
+                yield f"use_rs: expected 0 <= rs_lower_bound < rs_upper_bound, got {low} and {high}"
 
     def _without_effect(self) -> Iterator[str]:
-        estimator = f"--advantage-estimator {self.advantage_estimator}"
+        estimator = f"advantage_estimator {self.advantage_estimator}"
         if not self.rewards_normalization and self.advantage_estimator not in BASELINE_OPTIONAL:
-            yield f"--disable-rewards-normalization has no effect under {estimator}"
+            yield f"rewards_normalization False has no effect under {estimator}"
         if not self.grpo_std_normalization and self.advantage_estimator not in STD_NORMALIZED | {"dr_grpo"}:
-            yield f"--disable-grpo-std-normalization has no effect under {estimator}"
+            yield f"grpo_std_normalization False has no effect under {estimator}"
         if self.gamma != 1 and self.advantage_estimator != "reinforce_plus_plus":
-            yield f"--gamma {self.gamma} has no effect under {estimator}; it discounts for reinforce_plus_plus"
+            yield f"gamma {self.gamma} has no effect under {estimator}; it discounts for reinforce_plus_plus"
         if self.eps_clip_c is not None and self.advantage_estimator == "cispo":
-            yield f"--eps-clip-c has no effect under {estimator}: its ratio is bounded already"
+            yield f"eps_clip_c {self.eps_clip_c} has no effect under {estimator}: its ratio is bounded already"
         yield from self._changed_without(
             "use_kl_loss", ("kl_loss_coef", "use_unbiased_kl")
         )  # kl_loss_type alone is harmless and stands in many presets
@@ -234,13 +234,9 @@ class AlgorithmConfig:
             return
         for name in names:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                yield f"{_flag(name)} {getattr(self, name)} has no effect without {_flag(switch)}"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+                yield f"{name} {getattr(self, name)} has no effect without {switch}"
 
 
 def _unless_finite_and(name: str, value: float | None, *, at_least: float) -> Iterator[str]:
     if value is not None and not (math.isfinite(value) and value >= at_least):
-        yield f"{_flag(name)} {value}: expected a finite number of at least {at_least}"
+        yield f"{name} {value}: expected a finite number of at least {at_least}"

@@ -20,7 +20,7 @@ class MegatronTrainerConfig:
 
     def __post_init__(self) -> None:
         if self.log_probs_chunk_size < 1:
-            raise TrainConfigError(f"--log-probs-chunk-size {self.log_probs_chunk_size}: expected a positive number")
+            raise TrainConfigError(f"log_probs_chunk_size {self.log_probs_chunk_size}: expected a positive number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,6 @@ class TrainerGroupConfig:
         for name in ("trainer_start_timeout_s", "trainer_step_timeout_s", "trainer_checkpoint_timeout_s"):
             value: float = getattr(self, name)
             if not value > 0:
-                raise TrainConfigError(f"--{name.replace('_', '-')} {value}: expected a positive number of seconds")
+                raise TrainConfigError(f"{name} {value}: expected a positive number of seconds")
         if self.trainer_threads < 1:
-            raise TrainConfigError(f"--trainer-threads {self.trainer_threads}: expected at least 1")
+            raise TrainConfigError(f"trainer_threads {self.trainer_threads}: expected at least 1")
