@@ -107,7 +107,7 @@ def gpu(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """One benchmark: `nox -s bench -- NAME [options]`; it prints JSON."""
     _use_environment(session)
-    names = sorted(path.stem for path in ROOT.glob("bench/*.py") if path.stem not in ("__init__", "record", "model_configs", "filler_tokenizer"))
+    names = sorted(path.stem for path in ROOT.glob("bench/*.py") if "__main__" in path.read_text())
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"expected a benchmark's name, one of {names}")
     _run(session, "python", "-m", f"bench.{session.posargs[0]}", *session.posargs[1:])
