@@ -1,6 +1,24 @@
 """Supervised and reinforcement-learning steps with Megatron-Core on given batches."""
 
-from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError, TrainerError
-from rl_train.trainer import StepResult, Trainer
+from rl_train.errors import (
+    HostMemoryError,
+    MemoryReleasedError,
+    RLTrainError,
+    TrainConfigError,
+    TrainerDeadlineError,
+    TrainerError,
+)
+from rl_train.trainer import MemoryUse, StepResult, Trainer, TrainerPart
 
-__all__ = ["RLTrainError", "StepResult", "TrainConfigError", "Trainer", "TrainerDeadlineError", "TrainerError"]
+__all__ = [
+    "HostMemoryError",
+    "MemoryReleasedError",
+    "MemoryUse",
+    "RLTrainError",
+    "StepResult",
+    "TrainConfigError",
+    "Trainer",
+    "TrainerDeadlineError",
+    "TrainerError",
+    "TrainerPart",
+]

@@ -25,7 +25,7 @@ from rl_train.errors import RLTrainError, TrainConfigError, TrainerDeadlineError
 from rl_train.megatron.batch_check import check_batch
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import LOOPBACK, MeetingPlace, TrainerRank, TrainerSpec
-from rl_train.trainer import StepResult
+from rl_train.trainer import MemoryUse, StepResult, TrainerPart
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -215,6 +215,18 @@ class TrainerGroup:
         """Writes the present weights as a Hugging Face model, with config and tokenizer of `template`."""
         arguments = (folder.absolute(), template.absolute())
         return self._call("export_hf", arguments, self._config.trainer_checkpoint_timeout_s, "exporting")[0]
+
+    def release_memory(self, *parts: TrainerPart) -> None:
+        """See `Trainer.release_memory`."""
+        self._call("release_memory", parts, self._config.trainer_step_timeout_s, "releasing memory")
+
+    def resume_memory(self) -> None:
+        """See `Trainer.resume_memory`."""
+        self._call("resume_memory", (), self._config.trainer_step_timeout_s, "taking memory back")
+
+    def memory_use(self) -> list[MemoryUse]:
+        """[world_size] see `MegatronTrainer.memory_use`."""
+        return self._call("memory_use", (), self._config.trainer_step_timeout_s, "measuring memory")
 
     def close(self) -> None:
         """Ends every rank's process and waits until Ray has seen it end; may be called twice."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rl_data import Microbatch, TrainBatch
 from rl_data.json import JsonValue
-from rl_train.errors import RLTrainError, TrainConfigError, TrainerError
-from rl_train.trainer import StepResult, Trainer
+from rl_train.errors import MemoryReleasedError, RLTrainError, TrainConfigError, TrainerError
+from rl_train.trainer import StepResult, Trainer, TrainerPart
 
 _FILE = "fake_trainer.json"
 
@@ -37,6 +37,7 @@ class FakeTrainer:
         self._learning_rate = learning_rate
         self._step = 0
         self._is_closed = False
+        self._released: set[TrainerPart] = set()
 
     @property
     def num_data_parallel_ranks(self) -> int:
@@ -45,6 +46,7 @@ class FakeTrainer:
 
     def train_step(self, batch: TrainBatch) -> StepResult:
         """See `Trainer.train_step`."""
+        self._require(*TrainerPart)
         rows = self._rows(batch)
         is_supervised = not any(row.advantages.any() for row in rows)
         log_probs = self._log_softmax()
@@ -71,6 +73,7 @@ class FakeTrainer:
 
     def compute_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:
         """See `Trainer.compute_logprobs`."""
+        self._require(TrainerPart.PARAMETERS)
         self._rows(batch)
         log_probs = self._log_softmax()
 
@@ -84,6 +87,7 @@ class FakeTrainer:
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `Trainer.save_checkpoint`."""
         self._check_open()
+        self._require(TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
         checkpoint = folder / f"iter_{self._step:07d}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         content = {"step": self._step, "logits": self._logits.tolist(), "state": dict(state)}
@@ -94,11 +98,22 @@ class FakeTrainer:
     def load_checkpoint(self, folder: Path) -> Mapping[str, JsonValue]:
         """See `Trainer.load_checkpoint`."""
         self._check_open()
+        self._require(*TrainerPart)
         if not (folder / "latest").is_file():
             raise TrainConfigError(f"{folder}: no checkpoint")
         content = json.loads((folder / (folder / "latest").read_text() / _FILE).read_text())
         self._step, self._logits = content["step"], np.array(content["logits"])
         return content["state"]
+
+    def release_memory(self, *parts: TrainerPart) -> None:
+        """See `Trainer.release_memory`."""
+        self._check_open()
+        self._released.update(parts)
+
+    def resume_memory(self) -> None:
+        """See `Trainer.resume_memory`."""
+        self._check_open()
+        self._released.clear()
 
     def close(self) -> None:
         """See `Trainer.close`."""
@@ -115,6 +130,10 @@ class FakeTrainer:
                 f"got {len(batch.microbatches)}"
             )
         return [row for rank in batch.microbatches for row in rank]
+
+    def _require(self, *parts: TrainerPart) -> None:
+        if missing := self._released & set(parts):
+            raise MemoryReleasedError(f"{' and '.join(sorted(missing))} are released: resume_memory comes first")
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -185,6 +204,7 @@ def check_trainer(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
     assert _total(logprobs) != _total(trainer.compute_logprobs(sample_batch(vocab_size, num_ranks=num_ranks, seed=1)))
 
     assert trainer.load_checkpoint(folder) == state, "the caller's state came back otherwise"
+    _check_memory(trainer, batch, folder)
     again = [trainer.train_step(batch) for _ in range(3)]
     for step, expected in zip(again, later, strict=True):
         assert step.step == expected.step
@@ -195,6 +215,28 @@ def check_trainer(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
     trainer.close()
     trainer.close()
     _raises(lambda: trainer.train_step(batch), "a step of a closed trainer")
+
+
+def _check_memory(trainer: Trainer, batch: TrainBatch, folder: Path) -> None:
+    """Leaves the trainer as it was."""
+    before = _total(trainer.compute_logprobs(batch))
+    trainer.resume_memory()  # nothing was given up: nothing happens
+    trainer.release_memory(TrainerPart.GRADIENTS, TrainerPart.OPTIMIZER)
+    _check_equal(_total(trainer.compute_logprobs(batch)), before, "log-probabilities without the optimizer in memory")
+    _needs_memory(lambda: trainer.train_step(batch), "a step without the optimizer in memory")
+    _needs_memory(lambda: trainer.save_checkpoint(folder / "never", {}), "a checkpoint without the optimizer in memory")
+    trainer.release_memory(TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
+    _needs_memory(lambda: trainer.compute_logprobs(batch), "a forward pass without weights")
+    trainer.resume_memory()
+    _check_equal(_total(trainer.compute_logprobs(batch)), before, "log-probabilities after memory was taken back")
+
+
+def _needs_memory(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except MemoryReleasedError:
+        return
+    raise AssertionError(f"{what} raised no MemoryReleasedError")
 
 
 def _check_step(result: StepResult, number: int) -> None:

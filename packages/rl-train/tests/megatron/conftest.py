@@ -48,6 +48,8 @@ CASES = [
     {"name": "resume_dp", "do": "resume", "world_size": 2, "flags": []},
     {"name": "resume_pp", "do": "resume", "world_size": 2, "flags": PP2},
     {"name": "resume_bf16", "do": "resume", "world_size": 1, "flags": ["--bf16"]},
+    {"name": "release_dp", "do": "release", "world_size": 2, "flags": []},
+    {"name": "release_tp_bf16", "do": "release", "world_size": 2, "flags": [*TP2, "--bf16"]},
     {"name": "dp_on_one", "do": "resume_elsewhere", "world_size": 1, "flags": [], "from": "resume_dp"},
     {"name": "dp_on_tp", "do": "resume_elsewhere", "world_size": 2, "flags": TP2, "from": "resume_dp"},
     {"name": "pp_on_one", "do": "resume_elsewhere", "world_size": 1, "flags": [], "from": "resume_pp"},

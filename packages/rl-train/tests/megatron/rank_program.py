@@ -24,8 +24,9 @@ from batches import make_batch
 
 from rl_data import TrainBatch
 from rl_train.algorithms import AlgorithmConfig, make_loss, sft_loss
-from rl_train.errors import TrainConfigError, TrainerError
+from rl_train.errors import MemoryReleasedError, TrainConfigError, TrainerError
 from rl_train.megatron.cpu import enable_cpu_support
+from rl_train.trainer import TrainerPart
 from rl_weights import CheckpointError, checksum
 
 torch.set_num_threads(1)
@@ -131,6 +132,44 @@ class Case:
         trainer.close()
         trainer = self.trainer(weights=checkpoints)
         result["loss_from_weights"] = trainer.train_step(batch).loss
+        trainer.close()
+        return result
+
+    def release(self) -> dict:
+        """Four steps in one go, and again with memory given up in several ways after each."""
+        parts = [TrainerPart.GRADIENTS], [TrainerPart.GRADIENTS, TrainerPart.OPTIMIZER], list(TrainerPart)
+        trainer = self.trainer()
+        batch = self.batch(trainer)
+        steps = [step_json(trainer.train_step(batch)) for _ in range(4)]
+        weights = digest(trainer)
+        trainer.close()
+
+        trainer = self.trainer()
+        released_steps, sizes, uses, published = [], [], [], []
+        for given_up in ([], *parts):
+            released_steps.append(step_json(trainer.train_step(batch)))
+            before = digest(trainer)
+            trainer.release_memory(*given_up)
+            sizes.append({part: sum(one.nbytes() for one in part_storages(trainer, part)) for part in TrainerPart})
+            uses.append(asdict(trainer.memory_use()))
+            if TrainerPart.PARAMETERS not in given_up:
+                published.append(digest(trainer) == before)
+            messages = []
+            for call in (lambda: trainer.train_step(batch), lambda: trainer.tensor_source()):
+                try:
+                    call() if given_up else None
+                except MemoryReleasedError as error:
+                    messages.append(str(error))
+            trainer.resume_memory()
+            published.append(digest(trainer) == before)
+        result = {
+            "steps": [steps, released_steps],
+            "weights": [weights, digest(trainer)],
+            "sizes": sizes,
+            "uses": uses,
+            "published": published,
+            "messages": messages,
+        }
         trainer.close()
         return result
 
@@ -300,6 +339,28 @@ def spoil_objects(checkpoint: Path, path: Path) -> None:
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
+def part_storages(trainer: MegatronTrainer, part: TrainerPart) -> list[torch.UntypedStorage]:
+    """What a part of the trainer lies on, found through Megatron's own objects."""
+    parameters = list(trainer._model.parameters())
+    tensors = {
+        TrainerPart.PARAMETERS: parameters,
+        TrainerPart.GRADIENTS: [parameter.main_grad for parameter in parameters],
+        TrainerPart.OPTIMIZER: [
+            moment
+            for one in trainer._optimizer.chained_optimizers
+            for state in one.optimizer.state.values()
+            for moment in (state["exp_avg"], state["exp_avg_sq"])
+        ]
+        + [
+            weight
+            for one in trainer._optimizer.chained_optimizers
+            for group in one.shard_fp32_from_float16_groups
+            for weight in group
+        ],
+    }
+    return [tensor.untyped_storage() for tensor in tensors[part]]
+
+
 def step_json(step) -> dict:
     return {name: value for name, value in asdict(step).items() if name != "seconds"}
 
@@ -314,7 +375,8 @@ def batch_json(batch: TrainBatch) -> list:
 def digest(trainer: MegatronTrainer) -> dict[str, str] | None:
     """Checksums of every tensor's bytes, on the writer."""
     source = trainer.tensor_source()
-    tensors = {name: checksum(tensor) for name, tensor in source.iter_tensors()}
+    # Of copies: what numpy has looked at cannot be resized any more.
+    tensors = {name: checksum(tensor.clone()) for name, tensor in source.iter_tensors()}
     return tensors if source.is_writer else None
 
 

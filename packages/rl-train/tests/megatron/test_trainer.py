@@ -221,3 +221,24 @@ def test_a_checkpoint_cannot_run_code(results: dict) -> None:
     assert "cannot be loaded: rank 0" in objects
     assert case["step"] == results["dp"]["steps"][0], "a refused checkpoint changed the trainer"
     assert not case["has_run"]
+
+
+@pytest.mark.parametrize("name", ["release_dp", "release_tp_bf16"])
+def test_memory_that_is_given_up_is_empty_and_comes_back_bit_by_bit(results: dict, name: str) -> None:
+    case = results[name]
+    through, with_releases = case["steps"]
+    assert with_releases == through
+    assert case["weights"][1] == case["weights"][0]
+    assert all(case["published"])
+    nothing, gradients, optimizer, everything = case["sizes"]
+    assert all(size > 0 for size in nothing.values())
+    assert gradients == {**nothing, "gradients": 0}
+    assert optimizer == {"gradients": 0, "optimizer": 0, "parameters": nothing["parameters"]}
+    assert everything == {"gradients": 0, "optimizer": 0, "parameters": 0}
+    steps, sources = case["messages"]
+    assert "a training step needs gradients and optimizer and parameters, which are released" in steps
+    assert "reading the weights needs parameters, which are released" in sources
+    parked = [use["parked_bytes"] for use in case["uses"]]
+    assert parked[0] == parked[1] == 0
+    assert 0 < parked[2] < parked[3]
+    assert all(use["resident_bytes"] > 0 and use["device_bytes"] is None for use in case["uses"])

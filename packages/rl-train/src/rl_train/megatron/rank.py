@@ -27,7 +27,7 @@ from rl_data import TrainBatch
 from rl_data.json import JsonValue
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig
-from rl_train.trainer import StepResult
+from rl_train.trainer import MemoryUse, StepResult, TrainerPart
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -212,6 +212,20 @@ class TrainerRank:
         """See `MegatronTrainer.export_hf`."""
         with self._doing_now(f"writing a Hugging Face model to {folder}"):
             return self._ready.export_hf(folder, template)
+
+    def release_memory(self, *parts: TrainerPart) -> None:
+        """See `MegatronTrainer.release_memory`."""
+        with self._doing_now(f"releasing the memory of {', '.join(parts)}"):
+            self._ready.release_memory(*parts)
+
+    def resume_memory(self) -> None:
+        """See `MegatronTrainer.resume_memory`."""
+        with self._doing_now("taking memory back"):
+            self._ready.resume_memory()
+
+    def memory_use(self) -> MemoryUse:
+        """See `MegatronTrainer.memory_use`."""
+        return self._ready.memory_use()
 
     def doing(self) -> str:
         """What the rank is doing and where in the program it stands. May be called from another thread."""

@@ -26,13 +26,14 @@ from rl_train.megatron.checkpoint import Checkpointer
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.megatron.export import MegatronTensorSource
 from rl_train.megatron.hf_folder import export_hf
+from rl_train.megatron.memory import RankMemory
 from rl_train.megatron.model import build_model, forward, wrap_model
 from rl_train.megatron.optimizer import build_optimizer, build_scheduler, learning_rate, step_if_finite
 from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group, same_outcome
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
 from rl_train.megatron.reference import ReferenceWeights
 from rl_train.megatron.weights import load_weights
-from rl_train.trainer import StepResult
+from rl_train.trainer import MemoryUse, StepResult, TrainerPart
 
 type LossTriple = tuple[Tensor, Tensor, dict[str, Tensor]]
 """What Megatron's schedules take from a loss: the loss, a token count that our gradients do not need, and sums."""
@@ -85,6 +86,7 @@ class MegatronTrainer:
         self._optimizer = build_optimizer(args, self._model)
         self._scheduler = build_scheduler(args, self._optimizer)
         self._checkpointer = Checkpointer(self._model, self._optimizer, self._scheduler)
+        self._memory = RankMemory(self._model, self._optimizer)
         self._reference: ReferenceWeights | None = None
         self._num_steps = 0
 
@@ -113,6 +115,7 @@ class MegatronTrainer:
             TrainConfigError: on every rank, if the batch is not what this trainer needs. Nothing has changed then.
         """
         started = time.perf_counter()
+        self._memory.require("a training step", *TrainerPart)
         own = self._own_microbatches(batch, is_trained=True)
         needs_entropy = self._loss.needs_entropy
         items = [on_rank(one, trained_tokens(one), self._settings, needs_entropy=needs_entropy) for one in own]
@@ -153,6 +156,7 @@ class MegatronTrainer:
 
     def compute_own_logprobs(self, batch: TrainBatch) -> list[NDArray[np.float32]] | None:
         """[M][T] of this rank's data-parallel rank; None on all but one rank of those that share it. Collective."""
+        self._memory.require("a forward pass", TrainerPart.PARAMETERS)
         own = self._own_microbatches(batch, is_trained=False)
         items = [on_rank(one, predicted_tokens(one), self._settings, needs_entropy=False) for one in own]
         self._model.eval()
@@ -180,6 +184,7 @@ class MegatronTrainer:
 
     def tensor_source(self) -> MegatronTensorSource:
         """The present weights under their Hugging Face names, for `rl_weights.Publisher`. Collective."""
+        self._memory.require("reading the weights", TrainerPart.PARAMETERS)
         return MegatronTensorSource(self._model, self._model_config)
 
     def export_hf(self, folder: Path, template: Path) -> Path:
@@ -198,6 +203,7 @@ class MegatronTrainer:
 
         Returns the folder of this step's checkpoint, `iter_0000012` of step 12.
         """
+        self._memory.require("a checkpoint", TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
         return self._checkpointer.save(Path(folder), self._num_steps, state)
 
     def load_checkpoint(self, folder: Path) -> Mapping[str, JsonValue]:
@@ -207,8 +213,25 @@ class MegatronTrainer:
             TrainConfigError: on every rank, if there is no complete checkpoint that fits. Nothing has changed then.
             CheckpointError: likewise, if its metadata are damaged or more than metadata.
         """
+        self._memory.require("a checkpoint", *TrainerPart)
         self._num_steps, state = self._checkpointer.load(Path(folder))
         return state
+
+    def release_memory(self, *parts: TrainerPart) -> None:
+        """Gives up the parts that are still there, so that an engine can use their memory. Collective.
+
+        Raises:
+            HostMemoryError: if the host has no room for them.
+        """
+        self._memory.release(parts)
+
+    def resume_memory(self) -> None:
+        """Takes back everything that was given up, as it was. Collective."""
+        self._memory.resume()
+
+    def memory_use(self) -> MemoryUse:
+        """What this rank holds now and, on a GPU, held at most since the last call."""
+        return self._memory.use()
 
     def close(self) -> None:
         """Takes the process groups apart; the trainer cannot be used after."""
