@@ -8,12 +8,15 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
+from recipes import cluster_watchdog
 from recipes.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
 
     A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
     the number of actors, whatever the machine has: Ray counts places, not cores. Its GPUs are those that are there.
-    Inside another such block nothing is started.
+    Inside another such block nothing is started. It ends with the block, and with this process if that is killed.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -65,28 +68,44 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         finally:
             ray.shutdown()
         return
-    folder = tempfile.mkdtemp(prefix="rl-ray-")
-    is_kept = False
-    try:
-        with _putting_off_interrupts():
-            ray.init(
-                num_cpus=num_actors,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
-        yield
-    except Exception:
-        is_kept = True
-        logger.warning("logs of the failed run's processes: %s", folder)
-        raise
-    finally:
-        ray.shutdown()
-        if not is_kept:
-            shutil.rmtree(folder, ignore_errors=True)
+    with _own_folder() as folder:
+        try:
+            with _putting_off_interrupts():
+                ray.init(
+                    num_cpus=num_actors,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _own_folder() -> Generator[Path]:
+    """A folder for a local cluster's files. It stays after a failure, for its logs, and goes at every other end.
+
+    Even if this process is killed: then a process of its own removes it, with what is left of the cluster.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rl-ray-")).resolve()
+    # Isolated, without site-packages: it starts at once. Signals to the group of this process are not for it.
+    command = [sys.executable, "-I", "-S", cluster_watchdog.__file__, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
+        is_kept = False
+        try:
+            yield folder
+        except Exception:
+            is_kept = True
+            logger.warning("logs of the failed run's processes: %s", folder)
+            raise
+        finally:
+            if not is_kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            watchdog.kill()
 
 
 def gpus_per_actor(*, num_actors: int) -> int:
