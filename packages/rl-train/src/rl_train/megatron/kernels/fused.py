@@ -1,0 +1,31 @@
+"""The pieces as Triton kernels, and matrix products that add in float32."""
+
+import torch
+from torch import Tensor
+
+from rl_train.megatron.kernels import Kernels
+from rl_train.megatron.kernels.triton_loss import logit_gradient, row_statistics
+from rl_train.megatron.kernels.triton_norm import rms_norm
+from rl_train.megatron.kernels.triton_query_key_value import query_key_value
+from rl_train.megatron.kernels.triton_swiglu import swiglu
+
+
+def add_product(sum_: Tensor, a: Tensor, b: Tensor) -> None:
+    """sum += a.T @ b in one matrix product, with no temporary in the size of the sum."""
+    if sum_.dtype == a.dtype:
+        torch.addmm(sum_, a.t(), b, out=sum_)
+    elif a.is_cuda:
+        torch.addmm(sum_, a.t(), b, out_dtype=sum_.dtype, out=sum_)
+    else:
+        sum_.add_(a.t() @ b)
+
+
+FUSED = Kernels(
+    name="fused",
+    rms_norm=rms_norm,
+    swiglu=swiglu,
+    query_key_value=query_key_value,
+    row_statistics=row_statistics,
+    logit_gradient=logit_gradient,
+    add_product=add_product,
+)
