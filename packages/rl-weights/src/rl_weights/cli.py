@@ -1,4 +1,8 @@
-"""The command `rl-weights`: convert, inspect, compare and verify checkpoints."""
+"""The command `rl-weights`: convert, inspect, compare and verify checkpoints.
+
+What needs torch is imported by the commands that need it, so that help, mistakes and `inspect` of a model folder answer
+at once.
+"""
 
 import argparse
 import json
@@ -11,13 +15,9 @@ from dataclasses import asdict
 from rich.filesize import decimal
 
 from rl_weights.conversion import ConvertReport, Progress
-from rl_weights.convert import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist, convert_torch_dist_to_hf
-from rl_weights.diff import diff_checkpoints
 from rl_weights.errors import CheckpointError, RLWeightsError
-from rl_weights.hf_writer import DEFAULT_SHARD_BYTES
 from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.progress_bar import bytes_bar, count_bar
-from rl_weights.verify import verify_checkpoint
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _TO_MEGATRON_ONLY = ("make_vocab_size_divisible_by", "tensor_model_parallel_size", "pipeline_model_parallel_size")
@@ -115,6 +115,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _convert_to_megatron(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
+    from rl_weights.convert import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist
+
     def given(value: int | None, default: int) -> int:
         return default if value is None else value
 
@@ -129,6 +131,9 @@ def _convert_to_megatron(arguments: argparse.Namespace, progress: Progress) -> C
 
 
 def _convert_to_hf(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
+    from rl_weights.convert import convert_torch_dist_to_hf
+    from rl_weights.hf_writer import DEFAULT_SHARD_BYTES
+
     if arguments.load is None:
         raise CheckpointError("--load: expected with --save-hf, to name the torch_dist checkpoint")
     size = arguments.max_shard_size
@@ -175,6 +180,8 @@ def _print_inspection(inspection: Inspection) -> None:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
+    from rl_weights.diff import diff_checkpoints
+
     with count_bar("comparing") as progress:
         difference = diff_checkpoints(arguments.first, arguments.second, progress=progress)
     for tensor in difference.tensors:
@@ -185,6 +192,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from rl_weights.verify import verify_checkpoint
+
     with count_bar("verifying") as progress:
         report = verify_checkpoint(arguments.path, require_finite=arguments.require_finite, progress=progress)
     for problem in report.problems:

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
+
+if TYPE_CHECKING:
+    import torch
 
 type Progress = Callable[[int, int], None]
 """Called after each tensor with the bytes written so far and in all."""
@@ -31,7 +33,7 @@ class ConversionLog:
         self._progress = progress
         self._entries: list[ManifestTensor] = []
 
-    def note(self, name: str, tensor: torch.Tensor) -> None:
+    def note(self, name: str, tensor: "torch.Tensor") -> None:
         """Counts a contiguous tensor that is about to be written."""
         self._entries.append(ManifestTensor.of(name, tensor))
         self._num_written_bytes += tensor.nbytes

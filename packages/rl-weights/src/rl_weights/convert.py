@@ -16,8 +16,8 @@ from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule, check_covered, rules_for
 from rl_weights.torch_dist import TorchDistCheckpoint
-from rl_weights.torch_dist_names import place_of, stored_name
-from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE, TensorToStore, write_torch_dist
+from rl_weights.torch_dist_names import RELEASE, TRACKER_FILE, place_of, stored_name
+from rl_weights.torch_dist_writer import TensorToStore, write_torch_dist
 
 DEFAULT_VOCAB_MULTIPLE = 128
 """Megatron's own default of make-vocab-size-divisible-by."""

@@ -1,15 +1,16 @@
-"""Names of torch dtypes, as specs and files give them."""
+"""Names of torch dtypes, as specs and files give them. Torch itself is imported by what returns a dtype."""
 
-import torch
+import math
+from typing import TYPE_CHECKING
 
 from rl_weights.errors import CheckpointError
 
-DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in (
-        "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
-        "int64", "int32", "int16", "int8", "uint8", "bool",
-    )
+if TYPE_CHECKING:
+    import torch
+
+_ITEM_BYTES: dict[str, int] = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
 """Every dtype that a tensor in a checkpoint or a bucket may have, by its name without the prefix."""
 
@@ -21,22 +22,33 @@ SAFETENSORS_NAMES: dict[str, str] = {
 """Name of each safetensors dtype in torch."""
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: "torch.dtype") -> str:
     """The name without the prefix, such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
-def dtype_named(name: str, where: str) -> torch.dtype:
+def check_dtype(name: str, where: str) -> None:
+    """Checks that a tensor may have the dtype of that name.
+
+    Raises:
+        CheckpointError: naming `where`, if not.
+    """
+    if name not in _ITEM_BYTES:
+        raise CheckpointError(f"{where}: expected one of {', '.join(_ITEM_BYTES)}, got dtype {name!r}")
+
+
+def dtype_named(name: str, where: str) -> "torch.dtype":
     """The torch dtype of that name.
 
     Raises:
         CheckpointError: naming `where`, if there is none.
     """
-    if name not in DTYPES:
-        raise CheckpointError(f"{where}: expected one of {', '.join(DTYPES)}, got dtype {name!r}")
-    return DTYPES[name]
+    import torch
+
+    check_dtype(name, where)
+    return vars(torch)[name]
 
 
 def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of that dtype (by name) and shape."""
-    return DTYPES[dtype].itemsize * torch.Size(shape).numel()
+    return _ITEM_BYTES[dtype] * math.prod(shape)

@@ -3,15 +3,18 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_named
+from rl_weights.dtypes import SAFETENSORS_NAMES, check_dtype
 from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
-from rl_weights.protocols import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from rl_weights.protocols import TensorSpec
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -35,7 +38,7 @@ class HFCheckpoint:
         self.specs: dict[str, TensorSpec] = _specs(self.files)
         """Name, dtype and shape of every tensor, in the order of the files."""
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> "torch.Tensor":
         """The tensor of that name, which must be one of `specs`.
 
         Raises:
@@ -44,7 +47,7 @@ class HFCheckpoint:
         file = self.files[name]
         try:
             # Opened anew each time, so that the pages of tensors that were read before count no longer as memory.
-            with _open(file) as tensors:
+            with _open(file, "pt") as tensors:
                 return tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
@@ -53,7 +56,7 @@ class HFCheckpoint:
         """The file in which that tensor lies."""
         return str(self.files[name])
 
-    def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def iter_tensors(self) -> "Iterator[tuple[str, torch.Tensor]]":
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
 
@@ -75,12 +78,12 @@ class _OpenFile(Protocol):
 
     def keys(self) -> list[str]: ...
 
-    def get_tensor(self, name: str) -> torch.Tensor: ...
+    def get_tensor(self, name: str) -> "torch.Tensor": ...
 
     def get_slice(self, name: str) -> _Slice: ...
 
 
-def _specs(files: Mapping[str, Path]) -> dict[str, TensorSpec]:
+def _specs(files: Mapping[str, Path]) -> "dict[str, TensorSpec]":
     open_files = {file: _open(file) for file in dict.fromkeys(files.values())}
     specs: dict[str, TensorSpec] = {}
     for name, file in files.items():
@@ -90,7 +93,7 @@ def _specs(files: Mapping[str, Path]) -> dict[str, TensorSpec]:
             raise CheckpointError(f"{file}: {INDEX_FILE} says that it holds {name}, but it does not") from error
         code = part.get_dtype()
         dtype = SAFETENSORS_NAMES.get(code, code)
-        dtype_named(dtype, f"{file}: {name}")
+        check_dtype(dtype, f"{file}: {name}")
         specs[name] = (name, dtype, tuple(part.get_shape()))
     return specs
 
@@ -145,9 +148,10 @@ def _files_of_index(path: Path) -> dict[str, Path]:
     return files
 
 
-def _open(file: Path) -> _OpenFile:
+def _open(file: Path, framework: Literal["pt", "np"] = "np") -> _OpenFile:
+    """The file, for its header alone unless `framework` is "pt", which imports torch."""
     open_file: Any = safe_open
     try:
-        return open_file(file, framework="pt")
+        return open_file(file, framework=framework)
     except SafetensorError as error:
         raise CheckpointError(f"{file}: truncated or damaged: {error}") from error

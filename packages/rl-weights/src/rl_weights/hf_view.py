@@ -10,10 +10,8 @@ from rl_weights.json_value import JsonValue
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule, rules_for
 from rl_weights.torch_dist import TorchDistCheckpoint
-from rl_weights.torch_dist_names import stored_name
+from rl_weights.torch_dist_names import is_of_model, stored_name
 
-# What Megatron's training checkpoints hold beside the model.
-_NOT_OF_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state")
 _MAX_NAMES_SHOWN = 5
 
 
@@ -53,11 +51,6 @@ class TorchDistAsHF:
     def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
-
-
-def is_of_model(name: str) -> bool:
-    """Whether a stored name is a weight, not a training checkpoint's optimizer or random state."""
-    return not name.startswith(_NOT_OF_THE_MODEL)
 
 
 def _check_stored(rules: Sequence[TensorRule], names: Collection[str], where: Path) -> None:

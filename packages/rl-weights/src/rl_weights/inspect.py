@@ -1,16 +1,15 @@
 """What a checkpoint holds, from its headers alone."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.dtypes import num_bytes
 from rl_weights.hf import HFCheckpoint
-from rl_weights.hf_view import is_of_model
 from rl_weights.manifest import MANIFEST_FILE
+from rl_weights.torch_dist_names import is_of_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def inspect_checkpoint(path: Path | str) -> Inspection:
         format="hf" if is_hf else "torch_dist",
         architecture=_architecture(checkpoint) if is_hf else None,
         iteration=None if is_hf else checkpoint.iteration,
-        num_parameters=sum(torch.Size(tensor.shape).numel() for tensor in tensors if tensor.is_of_model),
+        num_parameters=sum(math.prod(tensor.shape) for tensor in tensors if tensor.is_of_model),
         num_model_bytes=sum(tensor.num_bytes for tensor in tensors if tensor.is_of_model),
         num_other_bytes=sum(tensor.num_bytes for tensor in tensors if not tensor.is_of_model),
         has_manifest=(checkpoint.path / MANIFEST_FILE).is_file(),

@@ -1,13 +1,16 @@
 """What a checkpoint holds, tensor by tensor, with checksums: the way to tell later whether it still does."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 
 from rl_weights.checksum import checksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "rl_weights_manifest.json"
@@ -24,7 +27,7 @@ class ManifestTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`rl_weights.checksum` of the tensor."""
 
     @classmethod
-    def of(cls, name: str, tensor: torch.Tensor) -> "ManifestTensor":
+    def of(cls, name: str, tensor: "torch.Tensor") -> "ManifestTensor":
         """The entry of a tensor."""
         return cls(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor))
 

@@ -15,10 +15,15 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
 from rl_weights.protocols import TensorSpec
-from rl_weights.torch_dist_names import Place, is_stacked, name_of_row, place_of
-from rl_weights.torch_dist_writer import RELEASE, TRACKER_FILE
-
-_METADATA_FILE = ".metadata"
+from rl_weights.torch_dist_names import (
+    METADATA_FILE,
+    RELEASE,
+    TRACKER_FILE,
+    Place,
+    is_stacked,
+    name_of_row,
+    place_of,
+)
 
 
 class TorchDistCheckpoint:
@@ -114,7 +119,7 @@ class TorchDistCheckpoint:
     def _read_chunk(self, key: str, chunk: ChunkStorageMetadata) -> torch.Tensor:
         stored = self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets))
         if stored is None:
-            raise CheckpointError(f"{self.path / _METADATA_FILE}: {key}: no file for the part at {chunk.offsets}")
+            raise CheckpointError(f"{self.path / METADATA_FILE}: {key}: no file for the part at {chunk.offsets}")
         file = self.path / Path(stored.relative_path).name
         if stored.transform_descriptors:
             raise CheckpointError(f"{file}: {key}: stored with {stored.transform_descriptors}, which is not supported")
@@ -138,11 +143,6 @@ def _has_row(chunk: ChunkStorageMetadata, layer: int) -> bool:
     return chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
 
 
-def is_torch_dist(path: Path) -> bool:
-    """Whether the folder looks like checkpoints of Megatron, or like one of them."""
-    return (path / TRACKER_FILE).is_file() or (path / _METADATA_FILE).is_file()
-
-
 def _checkpoint_folder(path: Path) -> Path:
     tracker = path / TRACKER_FILE
     if not tracker.is_file():
@@ -152,8 +152,8 @@ def _checkpoint_folder(path: Path) -> Path:
         if text != RELEASE and not text.isdecimal():
             raise CheckpointError(f"{tracker}: expected {RELEASE!r} or an iteration, got {text[:40]!r}")
         folder = path / (RELEASE if text == RELEASE else f"iter_{int(text):07d}")
-    if not (folder / _METADATA_FILE).is_file():
-        raise CheckpointError(f"{folder / _METADATA_FILE}: no such file; expected a torch_dist checkpoint")
+    if not (folder / METADATA_FILE).is_file():
+        raise CheckpointError(f"{folder / METADATA_FILE}: no such file; expected a torch_dist checkpoint")
     return folder
 
 
@@ -165,7 +165,7 @@ def _read_metadata(folder: Path) -> Metadata:
         raise CheckpointError(f"{backend_file}: incomplete checkpoint: {error!r}") from error
     if backend != "torch_dist":
         raise CheckpointError(f"{backend_file}: expected format torch_dist, got {backend!r}")
-    file = folder / _METADATA_FILE
+    file = folder / METADATA_FILE
     try:
         with file.open("rb") as stream:
             content = _MetadataUnpickler(stream).load()

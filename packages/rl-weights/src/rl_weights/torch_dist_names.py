@@ -1,4 +1,4 @@
-"""Names of tensors in Megatron's torch_dist checkpoints.
+"""Names of files and tensors in Megatron's torch_dist checkpoints.
 
 A checkpoint names a layer's tensors as Transformer Engine's layers do, whose norms are part of the projection behind
 them, and stacks a tensor of all layers along a leading dimension under one key without the layer's number:
@@ -11,8 +11,14 @@ Source: megatron-core 0.19.2, `sharded_state_dict_keys_map` in core/models/gpt/g
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
+TRACKER_FILE = "latest_checkpointed_iteration.txt"
+METADATA_FILE = ".metadata"
+RELEASE = "release"
+# What Megatron's training checkpoints hold beside the model.
+_NOT_OF_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state")
 LAYERS = "decoder.layers."
 _OF_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _RENAMED_PREFIXES = {
@@ -27,6 +33,16 @@ class Place(NamedTuple):
     key: str
     layer: int | None
     """Row along the leading dimension; None for a tensor outside of the layers."""
+
+
+def is_torch_dist(path: Path) -> bool:
+    """Whether the folder looks like checkpoints of Megatron, or like one of them."""
+    return (path / TRACKER_FILE).is_file() or (path / METADATA_FILE).is_file()
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a stored name is a weight, not a training checkpoint's optimizer or random state."""
+    return not name.startswith(_NOT_OF_THE_MODEL)
 
 
 def stored_name(megatron_name: str) -> str:

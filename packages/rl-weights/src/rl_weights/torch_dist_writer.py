@@ -16,8 +16,6 @@ from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
 from rl_weights.torch_dist_names import Place, extra_state_key
 
-TRACKER_FILE = "latest_checkpointed_iteration.txt"
-RELEASE = "release"
 _COMMON_STATE_KEY = "common_state/shard_0_1"
 _BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 

@@ -1,15 +1,18 @@
 """How one tensor of Megatron's GPTModel is made of Hugging Face tensors, and back.
 
+Names and shapes are known without torch, which is imported where tensors are joined or split.
+
 Shape legend: N rows of a weight, I its columns; G key/value groups, Q query heads per group, D head_dim.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rl_weights.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class TensorRule:
         """Equal parts, by rows, in which Megatron saves the whole tensor."""
         return 1
 
-    def to_megatron(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+    def to_megatron(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor.
 
         Args:
@@ -59,7 +62,7 @@ class TensorRule:
                 )
         return self._join(hf_tensors)
 
-    def to_hf(self, full: Tensor) -> tuple[Tensor, ...]:
+    def to_hf(self, full: "Tensor") -> "tuple[Tensor, ...]":
         """The Hugging Face tensors, in the order of `hf_names`.
 
         Raises:
@@ -68,7 +71,7 @@ class TensorRule:
         self._check_full(full)
         return tuple(self._split(full))
 
-    def shard(self, full: Tensor, tp_rank: int, tp_size: int) -> Tensor:
+    def shard(self, full: "Tensor", tp_rank: int, tp_size: int) -> "Tensor":
         """The part of the whole Megatron tensor that one tensor-parallel rank holds.
 
         Raises:
@@ -76,27 +79,27 @@ class TensorRule:
         """
         if self.tp_dim is None or tp_size == 1:
             return full
-        return torch.cat([part.chunk(tp_size, self.tp_dim)[tp_rank] for part in self._sliced_parts(full, tp_size)])
+        return _joined([part.chunk(tp_size, self.tp_dim)[tp_rank] for part in self._sliced_parts(full, tp_size)])
 
-    def unshard(self, shards: Sequence[Tensor]) -> Tensor:
+    def unshard(self, shards: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
         if self.tp_dim is None or len(shards) == 1:
             return shards[0]
-        return torch.cat(list(shards), self.tp_dim)
+        return _joined(shards, self.tp_dim)
 
-    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+    def _join(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         return hf_tensors[0]
 
-    def _split(self, full: Tensor) -> Sequence[Tensor]:
+    def _split(self, full: "Tensor") -> "Sequence[Tensor]":
         return (full,)
 
-    def _check_full(self, full: Tensor) -> None:
+    def _check_full(self, full: "Tensor") -> None:
         if tuple(full.shape) != self.megatron_shape:
             raise CheckpointError(
                 f"{self.megatron_name}: expected shape {self.megatron_shape} from config.json, got {tuple(full.shape)}"
             )
 
-    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
         """The parts of the tensor of which every rank gets an equal slice; checked to be divisible."""
         self._check_divisible(full.shape[self.tp_dim or 0], tp_size, "rows" if self.tp_dim == 0 else "columns")
         return (full,)
@@ -117,19 +120,21 @@ class FuseQKV(TensorRule):
         """Shape of the whole Megatron tensor."""
         return (sum(shape[0] for shape in self.hf_shapes), *self.hf_shapes[0][1:])
 
-    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+    def _join(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         grouped = [self._by_group(tensor) for tensor in hf_tensors]
-        return torch.cat(grouped, dim=1).flatten(0, 1)
+        return _joined(grouped, dim=1).flatten(0, 1)
 
-    def _split(self, full: Tensor) -> Sequence[Tensor]:
+    def _split(self, full: "Tensor") -> "Sequence[Tensor]":
+        import torch
+
         rows_of_group = [shape[0] // self.num_groups for shape in self.hf_shapes]
         return [part.flatten(0, 1) for part in torch.split(self._by_group(full), rows_of_group, dim=1)]
 
-    def _by_group(self, rows: Tensor) -> Tensor:
+    def _by_group(self, rows: "Tensor") -> "Tensor":
         """[G, rows of a group, ...]."""
         return rows.reshape(self.num_groups, -1, *rows.shape[1:])
 
-    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
         self._check_divisible(self.num_groups, tp_size, "key/value groups")
         return (full,)
 
@@ -148,18 +153,18 @@ class FuseGateUp(TensorRule):
         """Equal parts, by rows, in which Megatron saves the whole tensor."""
         return 2
 
-    def unshard(self, shards: Sequence[Tensor]) -> Tensor:
+    def unshard(self, shards: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
         halves = [shard.chunk(2, dim=0) for shard in shards]
-        return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
+        return _joined([gate for gate, _ in halves] + [up for _, up in halves])
 
-    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(hf_tensors))
+    def _join(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
+        return _joined(hf_tensors)
 
-    def _split(self, full: Tensor) -> Sequence[Tensor]:
+    def _split(self, full: "Tensor") -> "Sequence[Tensor]":
         return full.chunk(2, dim=0)
 
-    def _sliced_parts(self, full: Tensor, tp_size: int) -> Sequence[Tensor]:
+    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
         self._check_divisible(full.shape[0] // 2, tp_size, "gate rows")
         return full.chunk(2, dim=0)
 
@@ -176,18 +181,24 @@ class PadVocabulary(TensorRule):
         """Shape of the whole Megatron tensor."""
         return (self.padded_rows, *self.hf_shapes[0][1:])
 
-    def _join(self, hf_tensors: Sequence[Tensor]) -> Tensor:
+    def _join(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         (tensor,) = hf_tensors
         num_missing = self.padded_rows - tensor.shape[0]
-        return torch.cat([tensor, tensor.new_zeros(num_missing, *tensor.shape[1:])]) if num_missing else tensor
+        return _joined([tensor, tensor.new_zeros(num_missing, *tensor.shape[1:])]) if num_missing else tensor
 
-    def _split(self, full: Tensor) -> Sequence[Tensor]:
+    def _split(self, full: "Tensor") -> "Sequence[Tensor]":
         return (full[: self.hf_shapes[0][0]],)
 
-    def _check_full(self, full: Tensor) -> None:
+    def _check_full(self, full: "Tensor") -> None:
         num_rows, *rest = self.hf_shapes[0]
         if full.ndim != len(rest) + 1 or full.shape[0] < num_rows or list(full.shape[1:]) != rest:
             raise CheckpointError(
                 f"{self.megatron_name}: expected shape {(f'>= {num_rows}', *rest)} from config.json, "
                 f"got {tuple(full.shape)}"
             )
+
+
+def _joined(parts: "Sequence[Tensor]", dim: int = 0) -> "Tensor":
+    import torch
+
+    return torch.cat(list(parts), dim)
