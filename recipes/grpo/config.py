@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recipes.arguments.foreign import ForeignArguments, parse_foreign, read_model_config
+from recipes.arguments.foreign import ForeignArguments, ForeignParsers, read_model_config
 from recipes.arguments.parse import ParsedArguments, parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import (
@@ -90,16 +90,16 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
-    tokenizer = load_tokenizer(run.hf_checkpoint)
-    num_rows = _check_rows(parsed, tokenizer)
-    num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
     world_size = parsed.get(TrainerPlacementConfig).world_size
-    foreign = parse_foreign(
-        parsed,
-        hf_checkpoint=run.hf_checkpoint,
-        world_size=world_size,
-        train_iters=num_rollouts * num_steps_per_rollout,
-    )
+    with ForeignParsers(parsed) as parsers:
+        tokenizer = load_tokenizer(run.hf_checkpoint)
+        num_rows = _check_rows(parsed, tokenizer)
+        num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
+        foreign = parsers.read(
+            hf_checkpoint=run.hf_checkpoint,
+            world_size=world_size,
+            train_iters=num_rollouts * num_steps_per_rollout,
+        )
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
     source, eval_sets = _open_data(parsed, foreign, tokenizer)
     return GRPOJob(

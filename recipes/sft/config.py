@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recipes.arguments.foreign import parse_foreign, read_model_config
+from recipes.arguments.foreign import ForeignParsers, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
@@ -61,13 +61,12 @@ def read_job(argv: Sequence[str]) -> SFTJob:
         check_weights(run.hf_checkpoint, model_config)
     rules_for(model_config)
     data = parsed.get(ConversationDataConfig)
-    tokenizer = load_tokenizer(run.hf_checkpoint)
-    source = ConversationSource(data, tokenizer)
-    source.validate()
-    num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
-    foreign = parse_foreign(
-        parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
-    )
+    with ForeignParsers(parsed) as parsers:
+        tokenizer = load_tokenizer(run.hf_checkpoint)
+        source = ConversationSource(data, tokenizer)
+        source.validate()
+        num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
+        foreign = parsers.read(hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps)
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
     # Longer conversations are dropped: they would fit neither into a micro-batch nor into the model.
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))

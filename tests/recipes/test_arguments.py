@@ -12,7 +12,14 @@ from typing import Literal
 
 import pytest
 
-from recipes.arguments import UsageError, exit_on_usage_error, parse_arguments, parse_foreign, resolved_yaml
+from recipes.arguments import (
+    ForeignParsers,
+    UsageError,
+    exit_on_usage_error,
+    parse_arguments,
+    read_model_config,
+    resolved_yaml,
+)
 from recipes.arguments.flags_slime import ALWAYS, REFUSED_OF_SLIME
 from recipes.arguments.known import OWNED_HERE
 from rl_rollout.sglang import flags as sglang_flags
@@ -56,6 +63,7 @@ class PaintConfig:
     wet: bool = field(default=False, metadata={"help": "paint wet"})
     drying: bool = field(default=True, metadata={"help": "do not dry", "flag": "--disable-drying"})
     rollout_seed: int = field(default=42, metadata={"help": "of the brush"})
+    masked: bool | None = field(default=None, metadata={"help": "cover the rest"})
     fresh: bool = field(default=False, metadata={"help": "not part of what is saved", "saved": False})
 
     def __post_init__(self) -> None:
@@ -98,6 +106,26 @@ def test_each_field_is_read_as_its_type():
 
 def test_an_equals_sign_may_join_a_flag_and_its_value():
     assert parse("--width=3", "--speed=-1").get(PaintConfig).speed == -1.0
+
+
+def test_a_switch_without_a_default_can_be_given_either_way_and_the_later_wins(presets, tmp_path):
+    masked = "masked: true\n"
+    (presets / "masked.yaml").write_text(masked)
+    given = {
+        (): None,
+        ("--masked",): True,
+        ("--no-masked",): False,
+        ("--masked", "--no-masked"): False,
+        ("--no-masked", "--masked"): True,
+        ("--preset", "masked", "--no-masked"): False,
+    }
+    for words, expected in given.items():
+        parsed = parse("--width", "1", *words, presets=presets)
+        assert parsed.get(PaintConfig).masked is expected
+        saved = tmp_path / "saved.yaml"
+        saved.write_text(resolved_yaml(parsed))
+        assert parse("--config", str(saved)).get(PaintConfig).masked is expected
+    assert "--no-masked: it takes no value" in usage_error("--width", "1", "--no-masked", "1")
 
 
 def test_a_flag_that_two_configurations_have_goes_to_both():
@@ -301,7 +329,8 @@ def model(tmp_path) -> Path:
 def test_megatron_and_sglang_read_their_flags_in_processes_of_their_own(model):
     parsed = parse("--width", "1", "--bf16", "--sglang-mem-fraction-static", "0.5")
     imported = {"megatron", "sglang"} & sys.modules.keys()
-    foreign = parse_foreign(parsed, hf_checkpoint=model, world_size=2, train_iters=7)
+    with ForeignParsers(parsed) as parsers:
+        foreign = parsers.read(hf_checkpoint=model, world_size=2, train_iters=7)
     assert foreign.megatron.values["data_parallel_size"] == 2
     assert foreign.megatron.values["train_iters"] == 7
     assert foreign.megatron.explicit == {"--bf16"}
@@ -314,8 +343,8 @@ def test_what_either_refuses_is_one_error_with_the_place_where_it_was_given(mode
     config = tmp_path / "c.yaml"
     config.write_text("width: 1\nnum-layers: 3\n")
     parsed = parse("--config", str(config), "--sglang-mem-fraction-static", "half")
-    with pytest.raises(UsageError) as error:
-        parse_foreign(parsed, hf_checkpoint=model, world_size=2)
+    with ForeignParsers(parsed) as parsers, pytest.raises(UsageError) as error:
+        parsers.read(hf_checkpoint=model, world_size=2)
     assert str(error.value) == (
         f"{config}:2: --num-layers 3: config.json of {model} says num_hidden_layers 2\n"
         "--sglang-mem-fraction-static: invalid float value: 'half'"
@@ -327,7 +356,7 @@ def test_a_model_folder_without_a_whole_config_json_is_an_error(content, tmp_pat
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UsageError, match=r"config\.json"):
-        parse_foreign(parse("--width", "1"), hf_checkpoint=tmp_path, world_size=1)
+        read_model_config(tmp_path)
 
 
 def test_the_tables_of_three_kinds_do_not_overlap():
