@@ -36,7 +36,9 @@ class OwnFlag(NamedTuple):
     default: Any
     """`dataclasses.MISSING` where the flag is required."""
     reader: Reader | None
-    """None for a switch, which stands alone and turns the default around."""
+    """None for a switch, which stands alone."""
+    switched_to: bool = True
+    """The field's value where a switch is given."""
 
     @property
     def is_required(self) -> bool:
@@ -52,7 +54,7 @@ class OwnFlag(NamedTuple):
         if self.reader is None:
             if words:
                 raise UsageError(f"{self.name}: it takes no value, got {' '.join(words)}")
-            return not self.default
+            return self.switched_to
         if not words or (len(words) > 1 and not self.reader.is_list):
             number = "at least one value" if self.reader.is_list else "one value"
             raise UsageError(f"{self.name}: expected {number}, got {' '.join(words) or 'none'}")
@@ -75,10 +77,18 @@ def flags_of(config: type) -> tuple[OwnFlag, ...]:
 
     Types: int, float, str, Path, a StrEnum, a Literal, `X | None`, `tuple[X, ...]` (several words), a dict (a JSON
     object) and bool. A bool that is False by default is set by its flag; one that is True by default needs
-    metadata["flag"], a flag that unsets it.
+    metadata["flag"], a flag that unsets it; `bool | None`, None by default, has a flag and one with `--no-`.
     """
     hints = get_type_hints(config)
-    return tuple(_flag_of(config, field, hints[field.name]) for field in dataclasses.fields(config))
+    return tuple(flag for field in dataclasses.fields(config) for flag in _flags_of(config, field, hints[field.name]))
+
+
+def _flags_of(config: type, field: "dataclasses.Field[Any]", hint: Any) -> tuple[OwnFlag, ...]:
+    flag = _flag_of(config, field, hint)
+    if flag.reader is not None or flag.default is not None:
+        return (flag,)
+    opposite = flag._replace(name="--no-" + flag.name[2:], help=f"the opposite of {flag.name}", switched_to=False)
+    return flag, opposite
 
 
 def _flag_of(config: type, field: "dataclasses.Field[Any]", hint: Any) -> OwnFlag:
@@ -92,6 +102,7 @@ def _flag_of(config: type, field: "dataclasses.Field[Any]", hint: Any) -> OwnFla
         help=field.metadata["help"],
         default=default,
         reader=None if inner is bool else _reader_of(inner),
+        switched_to=default is not True,
     )
 
 
@@ -138,9 +149,11 @@ def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type,
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for flag in (flag for config in configs for flag in flags_of(config) if flag.name in given):
+    known = {flag.name: flag for config in configs for flag in flags_of(config)}
+    # In the order in which they were given: of a flag and its opposite the later one wins.
+    for flag, one in ((known[name], one) for name, one in given.items() if name in known):
         try:
-            values[flag.field] = flag.value(given[flag.name].values)
+            values[flag.field] = flag.value(one.values)
         except UsageError as error:
             problems.append(str(error))
     missing = (flag for config in configs for flag in flags_of(config) if flag.is_required and flag.name not in given)

@@ -42,7 +42,7 @@ def _own_values(config: type, instance: Any) -> dict[str, str]:
         value = getattr(instance, flag.field)
         if value is None or not is_saved[flag.field]:
             continue
-        if flag.reader is None and flag.default is True:
+        if flag.reader is None and not flag.switched_to:
             value = not value
         values[flag.name[2:]] = _quoted(_plain(value))
     return values

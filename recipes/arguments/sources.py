@@ -10,7 +10,7 @@ A file holds one mapping from flags without their dashes to values:
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -140,6 +140,9 @@ def preset_path(name: str, presets: Path) -> Path:
 
 
 def merged(*layers: Iterable[Given]) -> dict[str, Given]:
-    """By flag; a later layer wins over an earlier one, and within one the later flag."""
-    found: Mapping[str, Given] = {given.flag: given for layer in layers for given in layer}
+    """By flag, in the order of their last mention; a later layer wins over an earlier one, and within it the later."""
+    found: dict[str, Given] = {}
+    for given in (given for layer in layers for given in layer):
+        found.pop(given.flag, None)
+        found[given.flag] = given
     return {flag: given for flag, given in found.items() if not given.is_off}
