@@ -1,7 +1,10 @@
 """The names that the package promises, and what importing them costs."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 import rl_train
 
@@ -27,6 +30,21 @@ def test_the_names_of_the_package() -> None:
 def test_importing_the_package_loads_no_framework() -> None:
     statement = "import rl_train, rl_train.megatron.config, rl_train.megatron.checkpoint_folder, rl_train.testing"
     assert not modules_after(statement) & {"torch", "megatron", "ray", "transformers"}
+
+
+def test_a_configuration_and_advantages_need_no_torch_and_the_losses_get_it() -> None:
+    statement = "from rl_train.algorithms import AlgorithmConfig, compute_advantages"
+    assert "torch" not in modules_after(statement)
+    assert "torch" in modules_after("from rl_train.algorithms import make_loss")
+
+
+def test_every_name_of_the_algorithms_is_there() -> None:
+    import rl_train.algorithms as algorithms
+
+    assert all(hasattr(algorithms, name) for name in algorithms.__all__)
+    assert algorithms.sft_loss is importlib.import_module("rl_train.algorithms.sft").sft_loss
+    with pytest.raises(AttributeError, match="has no attribute 'Loss'"):
+        _ = algorithms.Loss
 
 
 def test_a_rank_sets_its_threads_before_torch_is_loaded() -> None:

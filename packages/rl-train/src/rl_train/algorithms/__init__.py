@@ -1,10 +1,18 @@
-"""Advantages and losses, one module per algorithm: pure functions of arrays, without a trainer or a process group."""
+"""Advantages and losses, one module per algorithm: pure functions of arrays, without a trainer or a process group.
+
+The losses need torch: their names are imported when they are first asked for, so that reading a configuration is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rl_train.algorithms.advantages import compute_advantages
 from rl_train.algorithms.config import AlgorithmConfig
-from rl_train.algorithms.policy_loss import PolicyLoss, make_loss
-from rl_train.algorithms.sft import SFTLoss, sft_loss
-from rl_train.algorithms.types import LossFunction, LossInputs, LossOutput
+
+if TYPE_CHECKING:
+    from rl_train.algorithms.policy_loss import PolicyLoss, make_loss
+    from rl_train.algorithms.sft import SFTLoss, sft_loss
+    from rl_train.algorithms.types import LossFunction, LossInputs, LossOutput
 
 __all__ = [
     "AlgorithmConfig",
@@ -17,3 +25,19 @@ __all__ = [
     "make_loss",
     "sft_loss",
 ]
+
+_MODULE_OF = {
+    "LossFunction": "types",
+    "LossInputs": "types",
+    "LossOutput": "types",
+    "PolicyLoss": "policy_loss",
+    "SFTLoss": "sft",
+    "make_loss": "policy_loss",
+    "sft_loss": "sft",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(f"{__name__}.{_MODULE_OF[name]}"))[name]
