@@ -183,11 +183,16 @@ def _by_flag(config: type, message: str) -> str:
     Libraries say `rollout_top_p 1.5: expected a number in (0, 1]`, name first. Of a switch the value goes too: what
     `rewards_normalization False` is to the library is `--disable-rewards-normalization` to the user.
     """
-    flags = {flag.field: flag for flag in flags_of(config)}
+    flags: dict[str, list[OwnFlag]] = {}
+    for flag in flags_of(config):
+        flags.setdefault(flag.field, []).append(flag)
     names = "|".join(flags)
 
     def flag_of(match: re.Match[str]) -> str:
-        flag = flags[match["field"]]
-        return flag.name + (match["value"] if flag.reader else "")
+        first = flags[match["field"]][0]
+        if first.reader is not None:
+            return first.name + match["value"]
+        fitting = (flag.name for flag in flags[match["field"]] if match["value"] == f" {flag.switched_to}")
+        return next(fitting, first.name)
 
     return re.sub(rf"(?<![\w-])(?P<field>{names})(?![\w-])(?P<value>(?: True| False)?)", flag_of, message)
