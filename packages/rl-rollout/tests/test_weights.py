@@ -3,16 +3,21 @@ import struct
 
 import numpy as np
 import pytest
+import xxhash
 
 from rl_rollout import EngineError
-from rl_rollout.weights import IncomingWeights, checkpoint_shapes, checksum, flat_bytes
+from rl_rollout.weights import IncomingWeights, checkpoint_shapes, checksum, flat_bytes, require_checksum
 
 EXPECTED = {"model.norm.weight": (2,), "model.embed_tokens.weight": (3, 2)}
 
 
 def bucket(*specs):
-    buffer = np.zeros(sum(4 * int(np.prod(shape)) for _, _, shape in specs), np.uint8)
-    return list(specs), buffer, checksum(buffer)
+    return list(specs), sum(4 * int(np.prod(shape)) for _, _, shape in specs)
+
+
+def receive(incoming, *specs):
+    incoming.check(*bucket(*specs))
+    incoming.add(specs)
 
 
 @pytest.fixture
@@ -21,14 +26,26 @@ def incoming():
 
 
 def test_a_whole_update_is_accepted_with_or_without_the_tied_output_layer(incoming):
-    incoming.check(*bucket(("model.norm.weight", "float32", (2,)), ("lm_head.weight", "float32", (3, 2))))
-    incoming.check(*bucket(("model.embed_tokens.weight", "float32", (3, 2))))
+    receive(incoming, ("model.norm.weight", "float32", (2,)), ("lm_head.weight", "float32", (3, 2)))
+    receive(incoming, ("model.embed_tokens.weight", "float32", (3, 2)))
     incoming.finish(3, 3)
 
 
-def test_the_checksum_is_xxh3_of_64_bits():
-    # Reference values of the XXH3 specification for an empty input and seed 0.
-    assert checksum(np.zeros(0, np.uint8)) == "2d06800538d394c2"
+def test_a_bucket_is_counted_only_once_it_is_loaded(incoming):
+    specs = ("model.norm.weight", "float32", (2,))
+    incoming.check(*bucket(specs))
+    receive(incoming, specs)
+    with pytest.raises(EngineError, match=r"bucket 1 of version 3 .*model\.norm\.weight came twice"):
+        incoming.check(*bucket(specs))
+
+
+def test_the_checksum_is_xxh3_of_the_sums_by_column_and_by_row_and_of_the_rest():
+    # A row of ones and three bytes: every column sums to 1, the row to 4096.
+    buffer = np.concatenate([np.ones(4096, "<i8").view(np.uint8), np.array([7, 8, 9], np.uint8)])
+    content = (
+        np.append(np.ones(4096, "<i8"), 4096).astype("<i8").tobytes() + b"\x07\x08\x09" + (32771).to_bytes(8, "little")
+    )
+    assert checksum(buffer) == xxhash.xxh3_64_hexdigest(content)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +63,15 @@ def test_a_wrong_tensor_is_refused_by_name(incoming, specs, problem):
 
 
 def test_a_damaged_or_short_bucket_is_refused(incoming):
-    specs, buffer, good = bucket(("model.norm.weight", "float32", (2,)))
-    with pytest.raises(EngineError, match=r"expected checksum .*, got"):
-        incoming.check(specs, buffer + 1, good)
+    buffer = np.zeros(8, np.uint8)
+    with pytest.raises(EngineError, match=r"here: expected checksum .*, got"):
+        require_checksum("here", buffer + 1, checksum(buffer))
     with pytest.raises(EngineError, match="take 8 bytes, got 7"):
-        incoming.check(specs, buffer[:7], checksum(buffer[:7]))
+        incoming.check([("model.norm.weight", "float32", (2,))], 7)
 
 
 def test_an_incomplete_update_is_refused(incoming):
-    incoming.check(*bucket(("model.norm.weight", "float32", (2,))))
+    receive(incoming, ("model.norm.weight", "float32", (2,)))
     with pytest.raises(EngineError, match="expected 2 tensors, got 1"):
         incoming.finish(3, 2)
     with pytest.raises(EngineError, match=r"did not come: model\.embed_tokens.weight"):

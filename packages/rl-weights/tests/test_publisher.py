@@ -2,10 +2,12 @@ import contextlib
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
+import xxhash
 
-from rl_weights import Publisher, SyncError, checksum
+from rl_weights import Publisher, SyncError, bucket_checksum, checksum
 from rl_weights.buckets import plan_buckets
 from rl_weights.errors import CheckpointError
 from rl_weights.testing import InMemorySink, InMemorySource, check_tensor_source, check_weight_sink, small_tensors
@@ -230,10 +232,39 @@ def test_the_fakes_keep_the_promises_that_they_are_used_to_check():
     check_tensor_source(InMemorySource(small_tensors(), is_writer=False))
 
 
+def test_the_checksum_of_a_bucket_is_xxh3_of_its_sums_by_column_and_by_row_and_of_the_rest():
+    rng = np.random.default_rng(0)
+    content = rng.integers(0, 256, 3 * 4096 * 8 + 5, dtype=np.uint8)
+    rows = [content[i * 32768 : (i + 1) * 32768].view("<u8").tolist() for i in range(3)]
+    columns = [sum(column) % 2**64 for column in zip(*rows, strict=True)]
+    sums = np.array(columns + [sum(row) % 2**64 for row in rows], "<u8")
+    expected = xxhash.xxh3_64_hexdigest(sums.tobytes() + content[-5:].tobytes() + (3 * 32768 + 5).to_bytes(8, "little"))
+    assert bucket_checksum(torch.from_numpy(content)) == expected
+    assert bucket_checksum(torch.empty(0, dtype=torch.uint8)) != bucket_checksum(torch.zeros(1, dtype=torch.uint8))
+
+
+def test_the_checksum_of_a_bucket_sees_every_byte_and_its_place():
+    rng = np.random.default_rng(1)
+    content = torch.from_numpy(rng.integers(0, 256, 5 * 32768 + 3, dtype=np.uint8))
+    seen = {bucket_checksum(content)}
+    for place in [0, 7, 8, 32767, 32768, 4 * 32768 + 9, 5 * 32768, 5 * 32768 + 2]:
+        changed = content.clone()
+        changed[place] ^= 1 << int(rng.integers(8))
+        seen.add(bucket_checksum(changed))
+    row_exchanged, column_exchanged = content.clone(), content.clone()
+    row_exchanged[:32768], row_exchanged[32768:65536] = content[32768:65536].clone(), content[:32768].clone()
+    column_exchanged[:8], column_exchanged[8:16] = content[8:16].clone(), content[:8].clone()
+    seen |= {bucket_checksum(row_exchanged), bucket_checksum(column_exchanged), bucket_checksum(content[:-1])}
+    assert len(seen) == 1 + 8 + 3
+    # A buffer that begins where no 64-bit integer does.
+    shifted = torch.cat([torch.zeros(3, dtype=torch.uint8), content])[3:]
+    assert bucket_checksum(shifted) in seen
+
+
 def test_the_checks_find_broken_sinks_and_sources():
     class Trusting(InMemorySink):
         def load_bucket(self, specs, buffer, expected):
-            super().load_bucket(specs, buffer, checksum(buffer))
+            super().load_bucket(specs, buffer, bucket_checksum(buffer))
 
     class Serving(InMemorySink):
         def weight_version(self):

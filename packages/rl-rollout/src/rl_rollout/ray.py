@@ -22,6 +22,8 @@ from rl_rollout.engine import EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, RLRolloutError
 from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_arguments, require_model
 from rl_rollout.sglang.engine import SGLangEngine
+from rl_rollout.sglang.messages import DeviceBuffer
+from rl_rollout.sglang.sharing import BufferSharer, is_on_gpu
 from rl_rollout.weights import TensorSpec, flat_bytes
 
 if TYPE_CHECKING:
@@ -71,7 +73,9 @@ class _EngineActor:
     async def begin_update(self, version: int) -> None:
         await asyncio.to_thread(self._engine.begin_update, version)
 
-    async def load_bucket(self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8], checksum: str) -> None:
+    async def load_bucket(
+        self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8] | DeviceBuffer, checksum: str
+    ) -> None:
         await asyncio.to_thread(self._engine.load_bucket, specs, buffer, checksum)
 
     async def commit_update(self, version: int, num_tensors: int) -> None:
@@ -79,6 +83,12 @@ class _EngineActor:
 
     async def weight_version(self) -> PolicyVersion | None:
         return self._engine.weight_version()
+
+    async def device_uuid(self) -> str | None:
+        return await asyncio.to_thread(self._engine.device_uuid)
+
+    async def update_seconds(self) -> Mapping[str, float]:
+        return self._engine.update_seconds()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._engine.close)
@@ -95,6 +105,7 @@ class RayEngine:
         self._actor = actor
         self._name = name
         self._config = config
+        self._sharer = BufferSharer()
 
     @property
     def name(self) -> str:
@@ -136,8 +147,12 @@ class RayEngine:
     def load_bucket(
         self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
     ) -> None:
-        """See `SGLangEngine.load_bucket`; the bytes travel through Ray's object store."""
-        reference = self._actor.load_bucket.remote(list(specs), flat_bytes(buffer), checksum)
+        """See `SGLangEngine.load_bucket`.
+
+        Of a buffer on a GPU only a record travels; the bytes of others go through Ray's object store.
+        """
+        given = self._sharer.record(buffer) if is_on_gpu(buffer) else flat_bytes(buffer)
+        reference = self._actor.load_bucket.remote(list(specs), given, checksum)
         self._get(reference, self._config.engine_update_timeout_s, "loading weights")
 
     def commit_update(self, version: int, num_tensors: int) -> None:
@@ -148,6 +163,15 @@ class RayEngine:
     def weight_version(self) -> PolicyVersion | None:
         """See `SGLangEngine.weight_version`."""
         return self._get(self._actor.weight_version.remote(), _TRANSPORT_S, "telling its weight version")
+
+    def device_uuid(self) -> str | None:
+        """See `SGLangEngine.device_uuid`."""
+        limit_s = self._config.engine_start_timeout_s + self._config.engine_update_timeout_s
+        return self._get(self._actor.device_uuid.remote(), limit_s, "telling its device")
+
+    def update_seconds(self) -> Mapping[str, float]:
+        """See `SGLangEngine.update_seconds`."""
+        return self._get(self._actor.update_seconds.remote(), _TRANSPORT_S, "telling the times of its update")
 
     def close(self) -> None:
         """Ends the engine's processes and the actor, within seconds; may be called twice."""

@@ -16,7 +16,7 @@ from rl_data import FinishReason, PolicyVersion
 from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
 from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError
 from rl_rollout.pool import VersionedEngine
-from rl_rollout.weights import IncomingWeights, TensorSpec, checksum, flat_bytes
+from rl_rollout.weights import IncomingWeights, TensorSpec, checksum, flat_bytes, require_checksum
 
 
 class WeightedEngine(VersionedEngine, Protocol):
@@ -169,7 +169,9 @@ class FakeEngine:
         self._require_life()
         if self._incoming is None:
             raise EngineError(f"{self._name}: a weight bucket came before begin_update")
-        self._incoming.check(specs, flat_bytes(buffer), checksum)
+        flat = flat_bytes(buffer)
+        require_checksum(self._incoming.check(specs, flat.size), flat, checksum)
+        self._incoming.add(specs)
         self.calls.append(f"load {len(specs)}")
 
     def commit_update(self, version: int, num_tensors: int) -> None:

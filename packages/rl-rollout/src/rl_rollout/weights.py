@@ -23,9 +23,37 @@ _BYTES_OF_DTYPE = {
 _OPTIONAL_NAMES = frozenset({"lm_head.weight"})
 
 
+LANES = 4096
+"""Columns of the matrix of 64-bit integers as which a bucket is read for its checksum."""
+
+
 def checksum(buffer: NDArray[np.uint8]) -> str:
-    """XXH3 (64 bit) of the bytes in hexadecimal; the same as `rl_weights.checksum`."""
-    return xxhash.xxh3_64_hexdigest(memoryview(buffer))
+    """The checksum of a bucket ([bytes] uint8); the same as `rl_weights.bucket_checksum`.
+
+    XXH3 (64 bit, in hexadecimal) of the sums of the columns and of the rows, modulo 2**64, of what is left over after
+    the last row, and of the number of bytes. A GPU finds these sums fast.
+    """
+    num_in_rows = buffer.size // (8 * LANES) * (8 * LANES)
+    rows = buffer[:num_in_rows].view(np.int64).reshape(-1, LANES)
+    return checksum_of_sums(rows.sum(0), rows.sum(1), buffer[num_in_rows:], buffer.size)
+
+
+def checksum_of_sums(
+    columns: NDArray[np.int64], rows: NDArray[np.int64], rest: NDArray[np.uint8], num_bytes: int
+) -> str:
+    """The last step of `checksum`, for those who find the sums by other means.
+
+    Args:
+        columns: [LANES] sums over the rows.
+        rows: [rows] sums over the columns.
+        rest: what is left over after the last row.
+        num_bytes: of the bucket.
+    """
+    digest = xxhash.xxh3_64()
+    for part in (columns, rows, rest):
+        digest.update(memoryview(np.ascontiguousarray(part)))
+    digest.update(num_bytes.to_bytes(8, "little"))
+    return digest.hexdigest()
 
 
 def flat_bytes(buffer: object) -> NDArray[np.uint8]:
@@ -38,6 +66,16 @@ def flat_bytes(buffer: object) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim != 1:
         raise EngineError(f"weight bucket: expected a flat uint8 buffer, got {array.dtype} of shape {array.shape}")
     return np.ascontiguousarray(array)
+
+
+def require_checksum(where: str, buffer: NDArray[np.uint8], expected: str) -> None:
+    """Does nothing if the bucket has the checksum.
+
+    Raises:
+        EngineError: with both, after `where`.
+    """
+    if (actual := checksum(buffer)) != expected:
+        raise EngineError(f"{where}: expected checksum {expected}, got {actual}")
 
 
 class IncomingWeights:
@@ -56,24 +94,29 @@ class IncomingWeights:
         self._received: set[str] = set()
         self._num_buckets = 0
 
-    def check(self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8], expected_checksum: str) -> None:
-        """Checks a bucket before it is loaded, and counts its tensors.
+    def check(self, specs: Sequence[TensorSpec], num_bytes: int) -> str:
+        """What to call this bucket in messages, if it may be loaded. Its checksum is for the caller to compare.
 
         Raises:
-            EngineError: naming the bucket, if checksum, size, a name or a shape is wrong or a tensor came twice.
+            EngineError: naming the bucket, if its size, a name or a shape is wrong or a tensor came twice.
         """
         where = (
             f"{self._who}: bucket {self._num_buckets} of version {self._version} (from {specs[0][0] if specs else '-'})"
         )
-        actual = checksum(buffer)
-        if actual != expected_checksum:
-            raise EngineError(f"{where}: expected checksum {expected_checksum}, got {actual}")
-        num_bytes = sum(self._num_bytes(where, spec) for spec in specs)
-        if num_bytes != buffer.size:
-            raise EngineError(f"{where}: {len(specs)} tensors take {num_bytes} bytes, got {buffer.size}")
+        expected_bytes = sum(self._num_bytes(where, spec) for spec in specs)
+        if expected_bytes != num_bytes:
+            raise EngineError(f"{where}: {len(specs)} tensors take {expected_bytes} bytes, got {num_bytes}")
+        names: set[str] = set()
         for name, _, shape in specs:
-            self._check_tensor(where, name, tuple(shape))
-            self._received.add(name)
+            if name in self._received or name in names:
+                raise EngineError(f"{where}: tensor {name} came twice")
+            names.add(name)
+            self._check_shape(where, name, tuple(shape))
+        return where
+
+    def add(self, specs: Sequence[TensorSpec]) -> None:
+        """Counts a bucket that was checked and has been loaded."""
+        self._received.update(name for name, _, _ in specs)
         self._num_buckets += 1
 
     @staticmethod
@@ -83,9 +126,7 @@ class IncomingWeights:
             raise EngineError(f"{where}: {name} has dtype {dtype!r}, expected one of {sorted(_BYTES_OF_DTYPE)}")
         return _BYTES_OF_DTYPE[dtype] * int(np.prod(shape, dtype=np.int64))
 
-    def _check_tensor(self, where: str, name: str, shape: tuple[int, ...]) -> None:
-        if name in self._received:
-            raise EngineError(f"{where}: tensor {name} came twice")
+    def _check_shape(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         if self._expected is None or name in _OPTIONAL_NAMES:
             return
         if name not in self._expected:

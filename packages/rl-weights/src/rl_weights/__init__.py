@@ -1,23 +1,32 @@
-"""Convert, inspect and verify model checkpoints, and hand weights from a trainer to inference engines."""
+"""Convert, inspect and verify model checkpoints, and hand weights from a trainer to inference engines.
 
-from rl_weights.checksum import checksum
-from rl_weights.conversion import ConvertReport
-from rl_weights.convert import convert_hf_to_torch_dist, convert_torch_dist_to_hf
-from rl_weights.diff import CheckpointDiff, diff_checkpoints
+Every name is imported when it is first asked for: who reads rules, headers or manifests does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from rl_weights.checksum import bucket_checksum, checksum
 from rl_weights.errors import CheckpointError, RLWeightsError, SyncError
-from rl_weights.hf import HFCheckpoint
-from rl_weights.hf_writer import write_hf
-from rl_weights.inspect import Inspection, inspect_checkpoint
-from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
-from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
-from rl_weights.publisher import Publisher, PublishReport
-from rl_weights.torch_dist import TorchDistCheckpoint
-from rl_weights.verify import VerifyReport, verify_checkpoint
+
+if TYPE_CHECKING:
+    from rl_weights.conversion import ConvertReport
+    from rl_weights.convert import convert_hf_to_torch_dist, convert_torch_dist_to_hf
+    from rl_weights.diff import CheckpointDiff, diff_checkpoints
+    from rl_weights.hf import HFCheckpoint
+    from rl_weights.hf_writer import write_hf
+    from rl_weights.inspect import Inspection, inspect_checkpoint
+    from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
+    from rl_weights.protocols import DeviceSink, TensorSource, TensorSpec, WeightSink
+    from rl_weights.publisher import Publisher, PublishReport
+    from rl_weights.torch_dist import TorchDistCheckpoint
+    from rl_weights.verify import VerifyReport, verify_checkpoint
 
 __all__ = [
     "CheckpointDiff",
     "CheckpointError",
     "ConvertReport",
+    "DeviceSink",
     "HFCheckpoint",
     "Inspection",
     "Manifest",
@@ -31,6 +40,7 @@ __all__ = [
     "TorchDistCheckpoint",
     "VerifyReport",
     "WeightSink",
+    "bucket_checksum",
     "checksum",
     "convert_hf_to_torch_dist",
     "convert_torch_dist_to_hf",
@@ -40,3 +50,33 @@ __all__ = [
     "verify_checkpoint",
     "write_hf",
 ]
+
+_MODULE_OF = {
+    "CheckpointDiff": "diff",
+    "ConvertReport": "conversion",
+    "DeviceSink": "protocols",
+    "HFCheckpoint": "hf",
+    "Inspection": "inspect",
+    "Manifest": "manifest",
+    "ManifestTensor": "manifest",
+    "PublishReport": "publisher",
+    "Publisher": "publisher",
+    "TensorSource": "protocols",
+    "TensorSpec": "protocols",
+    "TorchDistCheckpoint": "torch_dist",
+    "VerifyReport": "verify",
+    "WeightSink": "protocols",
+    "convert_hf_to_torch_dist": "convert",
+    "convert_torch_dist_to_hf": "convert",
+    "diff_checkpoints": "diff",
+    "inspect_checkpoint": "inspect",
+    "read_manifest": "manifest",
+    "verify_checkpoint": "verify",
+    "write_hf": "hf_writer",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(f"{__name__}.{_MODULE_OF[name]}"))[name]

@@ -1,9 +1,16 @@
-"""The checksum of a flat piece of memory."""
+"""Checksums: of a flat piece of memory, and of a bucket wherever it lies."""
 
-import torch
+from typing import TYPE_CHECKING
+
 import xxhash
 
+if TYPE_CHECKING:
+    import torch
+
 type Buffer = bytes | bytearray | memoryview | torch.Tensor
+
+_LANES = 4096
+"""Columns of the matrix of 64-bit integers as which a bucket is read: a row is 32 KiB, long enough to be read fast."""
 
 
 def checksum(buffer: Buffer) -> str:
@@ -12,11 +19,58 @@ def checksum(buffer: Buffer) -> str:
     Args:
         buffer: bytes, or a contiguous tensor of any dtype; one on the CPU is not copied.
     """
+    import torch
+
     if isinstance(buffer, torch.Tensor):
         buffer = memoryview(as_bytes(buffer).cpu().numpy())
     return xxhash.xxh3_64_hexdigest(buffer)
 
 
-def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+def bucket_checksum(buffer: "torch.Tensor") -> str:
+    """The checksum that a bucket travels with, computed where it lies; equal on every device. See `PendingChecksum`."""
+    return PendingChecksum(buffer).result()
+
+
+class PendingChecksum:
+    """The checksum of a bucket that its device is still computing.
+
+    The bytes are read as rows of 4096 64-bit integers. The checksum is XXH3 of the sums of the columns and of the rows,
+    both modulo 2**64, of the bytes that are left over, and of their number. Every byte counts, and so does its place;
+    a GPU reads the bucket twice, at the speed of its memory, and makes nothing as large as the bucket.
+
+    Args:
+        buffer: [bytes] uint8. What the device's current stream has yet to write into it is waited for there.
+    """
+
+    def __init__(self, buffer: "torch.Tensor") -> None:
+        import torch
+
+        flat = buffer.clone() if buffer.storage_offset() % 8 else buffer
+        num_in_rows = flat.numel() // (8 * _LANES) * (8 * _LANES)
+        rows = flat[:num_in_rows].view(torch.int64).view(-1, _LANES)
+        sums = torch.cat([rows.sum(0), rows.sum(1)])
+        content = torch.cat([sums.view(torch.uint8), flat[num_in_rows:]])
+        self._num_bytes = flat.numel()
+        self._event = None
+        if content.is_cuda:
+            self._content = torch.empty(content.shape, dtype=torch.uint8, pin_memory=True)
+            self._content.copy_(content, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(content.device))
+        else:
+            self._content = content
+
+    def result(self) -> str:
+        """16 hexadecimal digits; waits until the device has read the bucket, and so has written it before."""
+        if self._event is not None:
+            self._event.synchronize()
+        digest = xxhash.xxh3_64(memoryview(self._content.numpy()))
+        digest.update(self._num_bytes.to_bytes(8, "little"))
+        return digest.hexdigest()
+
+
+def as_bytes(tensor: "torch.Tensor") -> "torch.Tensor":
     """The tensor's memory as a flat uint8 tensor; shared with a contiguous tensor."""
+    import torch
+
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

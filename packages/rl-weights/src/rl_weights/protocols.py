@@ -48,7 +48,7 @@ class WeightSink(Protocol):
         into it once this has returned.
 
         Raises:
-            an error that names the bucket, if `checksum` (see `rl_weights.checksum`) is not the buffer's.
+            an error that names the bucket, if `checksum` (see `rl_weights.bucket_checksum`) is not the buffer's.
         """
         ...
 
@@ -62,4 +62,13 @@ class WeightSink(Protocol):
 
     def weight_version(self) -> int | None:
         """The version served now; None while no whole version is held."""
+        ...
+
+
+@runtime_checkable
+class DeviceSink(WeightSink, Protocol):
+    """A sink whose `load_bucket` also takes a buffer in the memory of one GPU, which need not be this process's own."""
+
+    def device_uuid(self) -> str | None:
+        """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone."""
         ...

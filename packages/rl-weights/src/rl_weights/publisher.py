@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import torch
 
+from rl_weights.bucket_buffers import BucketBuffers, choose_device, copy_into
 from rl_weights.buckets import Bucket, plan_buckets
-from rl_weights.checksum import as_bytes, checksum
+from rl_weights.checksum import PendingChecksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import SyncError
-from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
+from rl_weights.protocols import DeviceSink, TensorSource, TensorSpec, WeightSink
 from rl_weights.sink_worker import SinkCall, SinkWorker
 
 _NUM_BUFFERS = 2
@@ -25,12 +27,16 @@ class PublishReport:
     num_tensors: int
     num_bytes: int
     num_buckets: int
+    buffers_on: str | None
+    """Device of the buffers, "cpu" or a GPU such as "cuda:0"; None on ranks that are not the writer."""
     begin_s: float
     """Slowest sink's `begin_update`; it runs beside the first gather."""
     gather_s: float
     """Waiting for the source's tensors: gathering over the trainer's ranks and converting."""
     flatten_s: float
-    """Copying tensors into buckets and checksumming them."""
+    """Copying tensors into buckets; on a GPU only the queueing of the copies."""
+    checksum_s: float
+    """Checksumming the buckets; on a GPU also waiting for the copies."""
     load_s: float
     """Slowest sink's `load_bucket` calls together; they run beside gathering and flattening."""
     commit_s: float
@@ -46,6 +52,7 @@ class _Progress:
     workers: list[SinkWorker]
     gather_s: float = 0.0
     flatten_s: float = 0.0
+    checksum_s: float = 0.0
     begin: list[SinkCall] = field(default_factory=list)
     loads: list[list[SinkCall]] = field(default_factory=list)
     """A list of calls, one a worker, for each bucket so far."""
@@ -56,7 +63,8 @@ class Publisher:
     """Moves all weights of one source to all sinks, under a version.
 
     While the sinks load one bucket the next is gathered and flattened into a second buffer. Each sink is called from
-    a thread of its own, so a slow one holds up the others by at most its deadline.
+    a thread of its own, so a slow one holds up the others by at most its deadline. The buffers lie on the GPU of the
+    weights if every sink says that it reads its memory (see `DeviceSink`), and in host memory otherwise.
 
     Args:
         source: the trainer. On every rank a Publisher stands around that rank's source.
@@ -89,7 +97,7 @@ class Publisher:
             (name, dtype, tuple(shape)) for name, dtype, shape in source.tensor_specs()
         )
         self._buckets = plan_buckets(self._specs, bucket_bytes)
-        self._buffers: list[torch.Tensor] = []
+        self._buffers: BucketBuffers | None = None
         self._latest_calls: list[SinkCall | None] = [None] * len(self._sinks)
 
     def publish(self, version: int) -> PublishReport:
@@ -144,14 +152,21 @@ class Publisher:
         ]
 
     def _send(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
+        before = time.monotonic()
+        first = next(tensors, None)
+        progress.gather_s += time.monotonic() - before
+        if first is None:
+            raise SyncError(f"version {version}: the source gave none of its {len(self._specs)} tensors")
+        buffers = self._buffers or self._make_buffers(first[1].device, progress.workers)
+        tensors = chain((first,), tensors)
         for index, bucket in enumerate(self._buckets):
             if index >= _NUM_BUFFERS:
                 self._wait_for_bucket(index - _NUM_BUFFERS, progress)
-            buffer = self._buffer(index)[: bucket.num_bytes]
+            buffer = buffers[index][: bucket.num_bytes]
             self._fill(bucket, buffer, tensors, version, progress)
             before = time.monotonic()
-            expected = checksum(buffer)
-            progress.flatten_s += time.monotonic() - before
+            expected = PendingChecksum(buffer).result()
+            progress.checksum_s += time.monotonic() - before
             progress.loads.append(
                 [
                     worker.submit(
@@ -178,13 +193,24 @@ class Publisher:
         ]
         _wait(progress.workers, progress.commit)
 
-    def _buffer(self, index: int) -> torch.Tensor:
-        """One of the two buffers, in turn. They are as large as the largest bucket and are kept between publishes."""
-        if not self._buffers:
-            size = max(bucket.num_bytes for bucket in self._buckets)
-            count = min(_NUM_BUFFERS, len(self._buckets))
-            self._buffers = [torch.empty(size, dtype=torch.uint8) for _ in range(count)]
-        return self._buffers[index % _NUM_BUFFERS]
+    def _make_buffers(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> BucketBuffers:
+        """Buffers as large as the largest bucket. They are kept unless a sink failed to say where it is."""
+        uuids: dict[str, str | None] = {}
+
+        def ask(worker: SinkWorker) -> None:
+            uuids[worker.name] = worker.sink.device_uuid() if isinstance(worker.sink, DeviceSink) else None
+
+        if weights_on.type == "cuda":
+            _wait(workers, [worker.submit("device_uuid()", partial(ask, worker)) for worker in workers])
+        buffers = BucketBuffers(
+            choose_device(weights_on, uuids),
+            max(bucket.num_bytes for bucket in self._buckets),
+            min(_NUM_BUFFERS, len(self._buckets)),
+            is_filled_from_gpu=weights_on.type == "cuda",
+        )
+        if all(worker.failure is None for worker in workers):
+            self._buffers = buffers
+        return buffers
 
     def _fill(
         self,
@@ -194,16 +220,14 @@ class Publisher:
         version: int,
         progress: _Progress,
     ) -> None:
-        offset = 0
+        stop = 0
         for spec in bucket.specs:
             before = time.monotonic()
             got = next(tensors, None)
             between = time.monotonic()
             _check(spec, got, version)
             assert got is not None
-            flat = as_bytes(got[1])
-            buffer[offset : offset + flat.numel()].copy_(flat)
-            offset += flat.numel()
+            stop = copy_into(buffer, stop, got[1])
             progress.gather_s += between - before
             progress.flatten_s += time.monotonic() - between
 
@@ -214,9 +238,11 @@ class Publisher:
             num_tensors=len(self._specs),
             num_bytes=sum(bucket.num_bytes for bucket in self._buckets),
             num_buckets=len(self._buckets),
+            buffers_on=None if self._buffers is None else str(self._buffers.device),
             begin_s=max((call.seconds for call in progress.begin), default=0.0),
             gather_s=progress.gather_s,
             flatten_s=progress.flatten_s,
+            checksum_s=progress.checksum_s,
             load_s=max((sum(call.seconds for call in calls) for calls in loads_of_sinks), default=0.0),
             commit_s=max((call.seconds for call in progress.commit), default=0.0),
             total_s=time.monotonic() - started,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from rl_weights.checksum import bucket_checksum
 from rl_weights.checksum import checksum as checksum_of
 from rl_weights.dtypes import dtype_name, dtype_named, num_bytes
 from rl_weights.errors import SyncError
@@ -70,7 +71,7 @@ class InMemorySink:
         if self._incoming is None:
             raise SyncError(f"{self.name}: a bucket came before begin_update")
         where = f"{self.name}: bucket from {specs[0][0] if specs else '-'}"
-        if (actual := checksum_of(buffer)) != checksum:
+        if (actual := bucket_checksum(buffer)) != checksum:
             raise SyncError(f"{where}: expected checksum {checksum}, got {actual}")
         expected_bytes = sum(num_bytes(dtype, tuple(shape)) for _, dtype, shape in specs)
         if expected_bytes != buffer.numel():
@@ -172,19 +173,19 @@ def check_weight_sink(make_sink: Callable[[], WeightSink], source: TensorSource 
     assert sink.weight_version() is None, "the sink serves while an update is under way"
     specs, buffer = buckets[0]
     _must_raise(lambda: sink.load_bucket(specs, buffer, "0" * 16), "a bucket with a wrong checksum")
-    sink.load_bucket(specs, buffer, checksum_of(buffer))
+    sink.load_bucket(specs, buffer, bucket_checksum(buffer))
     _must_raise(lambda: sink.commit_update(7, len(tensors)), "committing half of the tensors")
     assert sink.weight_version() is None, "the sink serves half an update"
 
     sink.begin_update(8)
     for specs, buffer in buckets:
-        sink.load_bucket(specs, buffer, checksum_of(buffer))
+        sink.load_bucket(specs, buffer, bucket_checksum(buffer))
     _must_raise(lambda: sink.commit_update(8, len(tensors) + 1), "committing fewer tensors than announced")
     assert sink.weight_version() is None, "the sink serves an update that was not committed"
 
     sink.begin_update(8)
     for specs, buffer in buckets:
-        sink.load_bucket(specs, buffer, checksum_of(buffer))
+        sink.load_bucket(specs, buffer, bucket_checksum(buffer))
     sink.commit_update(8, len(tensors))
     assert sink.weight_version() == 8, f"expected version 8 after its commit, got {sink.weight_version()}"
     largest = max(tensor.numel() * tensor.element_size() for _, tensor in tensors)

@@ -8,7 +8,7 @@ from typing import Protocol
 from rl_data.json import JsonValue
 from rl_rollout.errors import RolloutConfigError
 
-_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler"})
+_OURS = frozenset({"model_path", "skip_tokenizer_init", "custom_sigquit_handler", "custom_weight_loader"})
 
 
 class ServerArguments(Protocol):

@@ -27,6 +27,7 @@ from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_argum
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
+    DeviceBuffer,
     Drain,
     Flush,
     Generate,
@@ -36,12 +37,15 @@ from rl_rollout.sglang.messages import (
     Release,
     Resume,
     Task,
+    TellDevice,
     WireGeneration,
     WireRequest,
     WireSampling,
     memory_file,
 )
 from rl_rollout.sglang.process import HostProcess
+from rl_rollout.sglang.sharing import BufferSharer, is_on_gpu
+from rl_rollout.sglang.weight_orders import LOADER
 from rl_rollout.weights import IncomingWeights, TensorSpec, checkpoint_shapes, flat_bytes
 
 if TYPE_CHECKING:
@@ -94,6 +98,9 @@ class SGLangEngine:
         # Random weights are no version of any policy.
         self._version: PolicyVersion | None = None if chosen.get("load_format") == "dummy" else 0
         self._incoming: IncomingWeights | None = None
+        self._shapes: Mapping[str, tuple[int, ...]] | None = None
+        self._sharer = BufferSharer()
+        self._update_seconds: dict[str, float] = {}
         self._released: set[EnginePart] = set()
         self._saves_memory = chosen.get("enable_memory_saver") is True
         self._serving = threading.Lock()
@@ -105,6 +112,7 @@ class SGLangEngine:
                 **chosen,
                 "model_path": str(model_path),
                 "skip_tokenizer_init": not needs_tokenizer,
+                "custom_weight_loader": [LOADER],
             },
             host_environment(chosen, self._config.engine_num_threads),
         )
@@ -197,30 +205,54 @@ class SGLangEngine:
             raise EngineError(f"{self._name}: version {version} came before the memory of its weights was back")
         with self._serving:
             self._version = None
-        self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
+        if self._shapes is None:
+            self._shapes = checkpoint_shapes(self._model_path)
+        self._incoming = IncomingWeights(self._name, version, self._shapes)
+        self._update_seconds = {}
         self._call(Drain(), self._config.engine_update_timeout_s, f"finishing requests before version {version}")
 
     def load_bucket(
-        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer", checksum: str
     ) -> None:
         """Loads tensors that lie end to end in the flat uint8 buffer.
+
+        Args:
+            specs: name, dtype and shape of each.
+            buffer: in host memory, or in that of the GPU of `device_uuid`, where SGLang's process reads it itself.
+            checksum: see `rl_rollout.weights.checksum`.
 
         Raises:
             EngineError: naming the bucket, if it is damaged or does not belong to the model.
         """
         if self._incoming is None:
             raise EngineError(f"{self._name}: a weight bucket came before begin_update")
-        flat = flat_bytes(buffer)
-        self._incoming.check(specs, flat, checksum)
-        if not specs:
-            return
-        descriptor = memory_file(memoryview(flat))
+        if is_on_gpu(buffer):
+            buffer = self._sharer.record(buffer)
+        given = buffer if isinstance(buffer, DeviceBuffer) else flat_bytes(buffer)
+        num_bytes = given.num_bytes if isinstance(given, DeviceBuffer) else given.size
+        where = self._incoming.check(specs, num_bytes)
+        descriptor = None if isinstance(given, DeviceBuffer) else memory_file(memoryview(given))
         try:
             wire_specs = [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
-            task = Load(wire_specs, flat.size)
-            self._call(task, self._config.engine_update_timeout_s, f"loading weights from {specs[0][0]} on", descriptor)
+            task = Load(wire_specs, checksum, num_bytes, given if isinstance(given, DeviceBuffer) else None)
+            answer = self._call(task, self._config.engine_update_timeout_s, f"loading {where}", descriptor)
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
+        if answer.refusal is not None:
+            raise EngineError(f"{where}: {answer.refusal}")
+        for phase, seconds in answer.seconds.items():
+            self._update_seconds[phase] = self._update_seconds.get(phase, 0.0) + seconds
+        self._incoming.add(specs)
+
+    def device_uuid(self) -> str | None:
+        """UUID of the GPU that holds the weights; None on a CPU. Time that the engine still needs to start counts."""
+        self._ready()
+        return self._call(TellDevice(), self._config.engine_update_timeout_s, "telling its device").device_uuid
+
+    def update_seconds(self) -> Mapping[str, float]:
+        """Time by phase that SGLang's process spent on the buckets of the latest update: open, checksum, load."""
+        return dict(self._update_seconds)
 
     def commit_update(self, version: int, num_tensors: int) -> None:
         """Forgets the KV cache and serves as `version`.

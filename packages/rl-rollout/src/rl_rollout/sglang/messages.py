@@ -61,11 +61,42 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Answered when no request is in flight."""
 
 
+class DeviceStorage(msgspec.Struct, frozen=True):
+    """GPU memory of another process, as CUDA's interprocess memory and torch's count of its readers name it."""
+
+    owner: str
+    """Who shared it; when another owner shares something, what this one shared is let go of."""
+    device_uuid: str
+    handle: bytes
+    num_bytes: int
+    offset: int
+    """Of the memory in the allocation that `handle` names."""
+    counter_handle: bytes
+    counter_offset: int
+    event_handle: bytes
+    is_event_needed: bool
+
+
+class DeviceBuffer(msgspec.Struct, frozen=True, tag=True):
+    """A bucket in GPU memory of another process."""
+
+    storage: DeviceStorage
+    start: int
+    """First byte of the bucket in the storage."""
+    num_bytes: int
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load the tensors that lie end to end in the memory file that comes along."""
+    """Load the tensors that lie end to end in the buffer, or without one in the memory file that comes along."""
 
     specs: list[tuple[str, str, tuple[int, ...]]]
+    checksum: str
     num_bytes: int
+    buffer: DeviceBuffer | None = None
+
+
+class TellDevice(msgspec.Struct, frozen=True, tag=True):
+    """Answered with the UUID of the GPU that holds the weights."""
 
 
 class Flush(msgspec.Struct, frozen=True, tag=True):
@@ -86,7 +117,7 @@ class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Task = Generate | Abort | Drain | Load | Flush | Release | Resume | ProcessIds
+type Task = Generate | Abort | Drain | Load | TellDevice | Flush | Release | Resume | ProcessIds
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -111,6 +142,11 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     call_id: int
     generations: list[WireGeneration] = []
     process_ids: list[int] = []
+    refusal: str | None = None
+    """Why a bucket was not loaded; None if it was."""
+    device_uuid: str | None = None
+    seconds: dict[str, float] = {}
+    """Time by phase of what was done."""
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):

@@ -5,7 +5,6 @@
 
 import asyncio
 import logging
-import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -46,15 +45,18 @@ from rl_rollout.sglang.messages import (
     Ready,
     Release,
     Resume,
+    TellDevice,
     WireGeneration,
     WireRequest,
     WireSampling,
 )
+from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer
 
 logger = logging.getLogger(__name__)
 
 # After its last answer the scheduler may still have to take its last batch apart.
 _FLUSH_S = 10.0
+_MAX_ANSWER_BYTES = 1 << 20
 
 
 class RequestRefusedError(ValueError):
@@ -171,9 +173,11 @@ class ServedEngine:
                 self._abort(call_id)
             case Drain():
                 await self._idle.wait()
-            case Load(specs, num_bytes):
-                assert descriptor is not None
-                await self._load(specs, num_bytes, descriptor)
+            case Load():
+                return await self._load(call.call_id, call.task, descriptor)
+            case TellDevice():
+                answer = await self._order(call.task)
+                return Answer(call.call_id, device_uuid=answer.device_uuid)
             case Flush():
                 await self._flush()
             case Release():
@@ -238,26 +242,30 @@ class ServedEngine:
         for request_id in self._request_ids.get(call_id, []) if call_id is not None else []:
             self._manager.abort_request(request_id)
 
-    async def _load(self, specs: list[tuple[str, str, tuple[int, ...]]], num_bytes: int, descriptor: int) -> None:
-        # Writable, because torch has no read-only tensors; the pages are private to this process.
-        pages = mmap.mmap(descriptor, num_bytes, flags=mmap.MAP_PRIVATE)
-        flat = torch.frombuffer(pages, dtype=torch.uint8)
-        named, start = [], 0
-        for name, dtype_name, shape in specs:
-            dtype = getattr(torch, dtype_name)
-            stop = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-            piece = flat[start:stop]
-            if start % dtype.itemsize:
-                piece = piece.clone()
-            named.append((name, piece.view(dtype).view(shape)))
-            start = stop
-        payload = MultiprocessingSerializer.serialize(named)
-        request = UpdateWeightsFromTensorReqInput(
-            serialized_named_tensors=[payload] * self._engine.server_args.tp_size, flush_cache=False
-        )
-        is_loaded, message = await self._manager.update_weights_from_tensor(request)
-        if not is_loaded:
-            raise RuntimeError(message)
+    async def _load(self, call_id: int, task: Load, descriptor: int | None) -> Answer:
+        buffer = task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
+        answer = await self._order(LoadBucket(task.specs, task.checksum, buffer))
+        return Answer(call_id, refusal=answer.refusal, seconds=answer.seconds)
+
+    async def _order(self, task: LoadBucket | TellDevice) -> OrderAnswer:
+        """What the weight loader in SGLang's scheduler processes answers; the first refusal of several."""
+        answer_files = [os.memfd_create("rl-answer") for _ in range(self._engine.server_args.tp_size)]
+        try:
+            payloads = [_payload(task, answer_file) for answer_file in answer_files]
+            request = UpdateWeightsFromTensorReqInput(
+                serialized_named_tensors=payloads, load_format=LOADER, flush_cache=False
+            )
+            is_done, message = await self._manager.update_weights_from_tensor(request)
+            if not is_done:
+                raise RuntimeError(message)
+            answers = [
+                msgspec.json.decode(os.pread(answer_file, _MAX_ANSWER_BYTES, 0), type=OrderAnswer)
+                for answer_file in answer_files
+            ]
+        finally:
+            for answer_file in answer_files:
+                os.close(answer_file)
+        return next((answer for answer in answers if answer.refusal is not None), answers[0])
 
     async def _flush(self) -> None:
         result = await self._manager.flush_cache(timeout_s=_FLUSH_S)
@@ -270,6 +278,14 @@ class ServedEngine:
         await self._flush()
         if not self._is_cpu:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
+
+
+def _payload(task: LoadBucket | TellDevice, answer_file: int) -> bytes:
+    """The order as SGLang carries it: named tensors, pickled."""
+    order = msgspec.json.encode(Order(task, f"/proc/{os.getpid()}/fd/{answer_file}")).decode()
+    pickled = MultiprocessingSerializer.serialize([(order, torch.empty(0))])
+    assert isinstance(pickled, bytes)
+    return pickled
 
 
 def _without_none(sampling: WireSampling) -> dict[str, object]:

@@ -1,0 +1,152 @@
+"""Loads buckets of weights inside SGLang's scheduler processes, which import this by its name.
+
+It goes by SGLang's server argument `custom_weight_loader`.
+"""
+
+# pyright: standard
+# SGLang is annotated in part only.
+
+import logging
+import mmap
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import torch
+
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage
+from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer
+from rl_rollout.weights import LANES, TensorSpec, checksum_of_sums
+
+logger = logging.getLogger(__name__)
+
+_decoder = msgspec.json.Decoder(Order)
+
+
+class SGLangModel(Protocol):
+    """A model of SGLang, as far as it is used here."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Those of `torch.nn.Module`."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> object:
+        """Copies tensors under their Hugging Face names into the parameters."""
+        ...
+
+
+class LoadRefusedError(RuntimeError):
+    """A bucket that was not loaded."""
+
+
+def load(model: SGLangModel, named: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Carries out the order that is the name of the only tensor given."""
+    [(order_json, _)] = named
+    order = _decoder.decode(order_json)
+    try:
+        answer = _carry_out(model, order)
+    except Exception as error:  # SGLang's process would end; the caller is told, and judges it
+        if not isinstance(error, LoadRefusedError):
+            logger.exception("a bucket of weights could not be loaded")
+        answer = OrderAnswer(refusal=str(error) if isinstance(error, LoadRefusedError) else repr(error))
+    Path(order.answer_path).write_bytes(msgspec.json.encode(answer))
+
+
+def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
+    device = next(model.parameters()).device
+    uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+    if not isinstance(order.task, LoadBucket):
+        return OrderAnswer(device_uuid=uuid)
+    task = order.task
+    started = time.perf_counter()
+    flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
+    opened = time.perf_counter()
+    if (actual := _checksum(flat)) != task.checksum:
+        raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
+    checked = time.perf_counter()
+    model.load_weights(_tensors(task.specs, flat))
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # the sender writes into the buffer again after the answer
+    loaded = time.perf_counter()
+    return OrderAnswer(
+        device_uuid=uuid,
+        seconds={"open": opened - started, "checksum": checked - opened, "load": loaded - checked},
+    )
+
+
+def _checksum(flat: torch.Tensor) -> str:
+    """The same as `rl_rollout.weights.checksum`, computed where the bucket lies."""
+    aligned = flat.clone() if flat.storage_offset() % 8 else flat
+    num_in_rows = aligned.numel() // (8 * LANES) * (8 * LANES)
+    rows = aligned[:num_in_rows].view(torch.int64).view(-1, LANES)
+    sums = [part.cpu().numpy() for part in (rows.sum(0), rows.sum(1), aligned[num_in_rows:])]
+    return checksum_of_sums(sums[0], sums[1], sums[2], flat.numel())
+
+
+def _tensors(specs: Sequence[TensorSpec], flat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that lie end to end in the buffer; they share its memory where their dtype is aligned."""
+    start = 0
+    for name, dtype_name, shape in specs:
+        dtype: torch.dtype = getattr(torch, dtype_name)
+        stop = start + dtype.itemsize * prod(shape)
+        piece = flat[start:stop]
+        if (flat.storage_offset() + start) % dtype.itemsize:
+            piece = piece.clone()
+        yield name, piece.view(dtype).view(tuple(shape))
+        start = stop
+
+
+def _map_file(buffer: HostBuffer) -> torch.Tensor:
+    """[bytes] uint8. Writable, because torch has no read-only tensors; the pages that are written to stay private."""
+    if buffer.num_bytes == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    descriptor = os.open(buffer.path, os.O_RDONLY)
+    try:
+        pages = mmap.mmap(descriptor, buffer.num_bytes, flags=mmap.MAP_PRIVATE)
+    finally:
+        os.close(descriptor)
+    return torch.frombuffer(pages, dtype=torch.uint8)
+
+
+class _OpenBuffers:
+    """Mappings of another process's GPU memory, kept until another owner's memory is shown."""
+
+    def __init__(self) -> None:
+        self._owner = ""
+        self._open: dict[tuple[bytes, int], torch.Tensor] = {}
+
+    def view(self, buffer: DeviceBuffer, device: torch.device) -> torch.Tensor:
+        """The bucket ([bytes] uint8), in the memory of the process that shared it."""
+        storage = buffer.storage
+        uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+        if storage.device_uuid != uuid:
+            raise LoadRefusedError(f"the bucket is on GPU {storage.device_uuid}, the engine on {uuid or 'a CPU'}")
+        if storage.owner != self._owner:
+            self._open.clear()
+            self._owner = storage.owner
+        key = (storage.handle, storage.offset)
+        if key not in self._open:
+            self._open[key] = _open_storage(storage, device)
+        return self._open[key][buffer.start : buffer.start + buffer.num_bytes]
+
+
+_open_buffers = _OpenBuffers()
+
+
+def _open_storage(storage: DeviceStorage, device: torch.device) -> torch.Tensor:
+    """[bytes] uint8: all of the shared memory. The counterpart of `rl_rollout.sglang.sharing`."""
+    opened = torch.UntypedStorage._new_shared_cuda(
+        torch.cuda.current_device() if device.index is None else device.index,
+        storage.handle,
+        storage.num_bytes,
+        storage.offset,
+        storage.counter_handle,
+        storage.counter_offset,
+        storage.event_handle,
+        storage.is_event_needed,
+    )
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(opened)

@@ -1,0 +1,44 @@
+"""What the host process asks of the weight loader in SGLang's scheduler processes, and what that answers.
+
+SGLang carries an order as the name of an empty tensor. It drops what a weight loader returns and dies of what one
+raises, so the answer is written into a file in memory that the order names.
+"""
+
+import msgspec
+
+from rl_rollout.sglang.messages import DeviceBuffer, TellDevice
+
+LOADER = "rl_rollout.sglang.weight_loader.load"
+"""Name by which SGLang finds the loader."""
+
+
+class HostBuffer(msgspec.Struct, frozen=True, tag=True):
+    """A file in memory that holds a bucket."""
+
+    path: str
+    num_bytes: int
+
+
+class LoadBucket(msgspec.Struct, frozen=True, tag=True):
+    """Load the tensors that lie end to end in the buffer, if it has the checksum."""
+
+    specs: list[tuple[str, str, tuple[int, ...]]]
+    checksum: str
+    buffer: HostBuffer | DeviceBuffer
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to do, and the file that the answer goes to."""
+
+    task: LoadBucket | TellDevice
+    answer_path: str
+
+
+class OrderAnswer(msgspec.Struct, frozen=True):
+    """How it went."""
+
+    refusal: str | None = None
+    """Why the task was not carried out; None if it was."""
+    device_uuid: str | None = None
+    seconds: dict[str, float] = {}
+    """Time by phase: open, checksum, load."""

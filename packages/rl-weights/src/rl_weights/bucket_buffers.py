@@ -1,0 +1,73 @@
+"""The memory that buckets are filled into, on the device of the weights where the sinks can read it."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+
+from rl_weights.checksum import as_bytes
+
+logger = logging.getLogger(__name__)
+
+_HOST = torch.device("cpu")
+
+
+class BucketBuffers:
+    """Buffers of equal size that are filled in turn and kept between publishes.
+
+    Those on a GPU have memory segments of their own, so that another process to which one is shown maps nothing else.
+
+    Args:
+        device: where they lie.
+        num_bytes: size of each.
+        count: how many.
+        is_filled_from_gpu: whether buffers in host memory should be such as a GPU copies into fast.
+    """
+
+    def __init__(self, device: torch.device, num_bytes: int, count: int, *, is_filled_from_gpu: bool) -> None:
+        self.device = device
+        if device.type != "cuda":
+            self._buffers = [
+                torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_filled_from_gpu) for _ in range(count)
+            ]
+            return
+        torch.cuda.ipc_collect()  # buffers of an earlier publisher, once the engines have let go of them
+        self._pool = torch.cuda.MemPool()
+        with torch.cuda.use_mem_pool(self._pool, device):
+            self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, device=device) for _ in range(count)]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """The buffer of the bucket with this number."""
+        return self._buffers[index % len(self._buffers)]
+
+
+def choose_device(weights_on: torch.device, uuid_of_sink: Mapping[str, str | None]) -> torch.device:
+    """The weights' own device if every sink can read its memory; host memory otherwise, with a warning.
+
+    Args:
+        weights_on: device of the source's tensors.
+        uuid_of_sink: name of each sink -> UUID of the GPU whose memory it reads; None if it reads host memory alone.
+    """
+    if weights_on.type != "cuda":
+        return _HOST
+    uuid = str(torch.cuda.get_device_properties(weights_on).uuid)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    elsewhere = [f"{name} on {other or 'no GPU'}" for name, other in uuid_of_sink.items() if other != uuid]
+    if not elsewhere:
+        return weights_on
+    logger.warning("weights on GPU %s travel through host memory, because of %s", uuid, ", ".join(elsewhere))
+    return _HOST
+
+
+@torch.no_grad()
+def copy_into(buffer: torch.Tensor, start: int, tensor: torch.Tensor) -> int:
+    """Lays the tensor's elements, in their order, into the buffer ([bytes] uint8) from byte `start` on.
+
+    Returns the byte after the last. On a GPU it is only queued on the current stream.
+    """
+    stop = start + tensor.nbytes
+    target = buffer[start:stop]
+    if start % tensor.element_size():
+        target.copy_(as_bytes(tensor))
+    else:
+        target.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return stop
