@@ -77,11 +77,13 @@ def test_another_actor_publishes_through_the_handle(engine, tiny_model):
     ray.kill(trainer)
 
 
-def test_errors_of_the_engine_come_as_they_are(engine):
-    buffer = np.zeros(4, np.uint8)
+def test_errors_of_the_engine_come_as_they_are(engine, tiny_model):
+    from safetensors.numpy import load_file
+
+    weight = load_file(tiny_model / "model.safetensors")["model.norm.weight"]
     engine.begin_update(13)
-    with pytest.raises(EngineError, match=r"engine 0: bucket 0 of version 13.*expected checksum") as caught:
-        engine.load_bucket([("model.norm.weight", "float32", (1,))], buffer, "bad")
+    with pytest.raises(EngineError, match=r"engine 0: bucket 0 of version 13.*expected checksum bad, got") as caught:
+        engine.load_bucket([("model.norm.weight", "float32", weight.shape)], weight.view(np.uint8), "bad")
     assert type(caught.value) is EngineError
 
 

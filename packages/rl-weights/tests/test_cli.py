@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tiny_qwen3_folder import write_model
 
 from rl_weights.cli import main
@@ -71,6 +72,27 @@ def test_inspect_prints_a_table_or_json(tmp_path, capsys):
     )
     code, out, _ = run(capsys, "inspect", tmp_path / "hf", "--json")
     assert json.loads(out)["num_parameters"] == 47_712
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_rules_headers_and_manifests_of_a_model_folder_are_read_without_torch(tmp_path, dtype):
+    write_model(tmp_path / "hf", dtype=dtype)
+    program = """
+import sys
+from pathlib import Path
+from rl_weights import HFCheckpoint, read_manifest
+from rl_weights.cli import main
+from rl_weights.rules import check_covered, rules_for
+checkpoint = HFCheckpoint(Path(sys.argv[1]))
+check_covered(rules_for(checkpoint.config), checkpoint.specs, "here")
+assert read_manifest(checkpoint.path) is None
+assert main(["inspect", sys.argv[1]]) == 0
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "hf")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert str(dtype).removeprefix("torch.") in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ def checksum(buffer: Buffer) -> str:
     Args:
         buffer: bytes, or a contiguous tensor of any dtype; one on the CPU is not copied.
     """
-    import torch
-
-    if isinstance(buffer, torch.Tensor):
+    if not isinstance(buffer, bytes | bytearray | memoryview):
         buffer = memoryview(as_bytes(buffer).cpu().numpy())
     return xxhash.xxh3_64_hexdigest(buffer)
 

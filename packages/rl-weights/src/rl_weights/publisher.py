@@ -53,10 +53,10 @@ class _Progress:
     gather_s: float = 0.0
     flatten_s: float = 0.0
     checksum_s: float = 0.0
-    begin: list[SinkCall] = field(default_factory=list)
-    loads: list[list[SinkCall]] = field(default_factory=list)
+    begin: list[SinkCall] = field(default_factory=list[SinkCall])
+    loads: list[list[SinkCall]] = field(default_factory=list[list[SinkCall]])
     """A list of calls, one a worker, for each bucket so far."""
-    commit: list[SinkCall] = field(default_factory=list)
+    commit: list[SinkCall] = field(default_factory=list[SinkCall])
 
 
 class Publisher:
