@@ -11,7 +11,6 @@ from recipes.ending import run_to_its_end, telling_how_to_resume
 from recipes.run_folder import RunFolder
 from recipes.sft.config import PROGRAM, SFTJob, read_job
 from rl_data import pack
-from rl_train.algorithms import sft_loss
 from rl_train.megatron.rank import TrainerSpec
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
 
 @contextmanager
 def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup]":
+    from rl_train.algorithms import sft_loss  # loads torch, which no mistake in the flags should wait for
+
     spec = TrainerSpec(
         arguments=job.megatron,
         model_config=job.model_config,

@@ -1,6 +1,8 @@
 """The flags of the two recipes: presets, overlaps with Megatron, and reasons that name flags which exist."""
 
 import re
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +22,14 @@ from rl_train.megatron import flags_honoured, flags_refused
 
 OWN = {flag.name for config in (*GRPO, *SFT) for flag in flags_of(config)}
 MEGATRON = flags_honoured.HONOURED | flags_refused.REFUSED.keys()
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "sft"])
+def test_no_heavy_library_is_loaded_before_the_command_line_is_read(recipe):
+    heavy = ("torch", "transformers", "megatron", "sglang", "ray")
+    program = f"import sys, recipes.{recipe}.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_flags_that_megatron_has_too_are_owned_here_for_a_stated_reason():
