@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def train_on(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJob) -> list[StepResult]:
     """The rollout's optimizer steps; `job.num_steps_per_rollout` of them."""
-    batches = _make_batches(groups, trainer, job)
+    ranks, multiple = trainer.num_data_parallel_ranks, trainer.pad_to_multiple
+    batches = make_batches(groups, job, num_ranks=ranks, pad_to_multiple=multiple)
     if job.algorithm.needs_reference:
         batches = [with_logprobs(batch, ref=trainer.compute_reference_logprobs(batch)) for batch in batches]
     if job.algorithm.needs_old_logprobs:
@@ -24,7 +25,10 @@ def train_on(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJo
     return [trainer.train_step(batch) for batch in batches]
 
 
-def _make_batches(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: GRPOJob) -> list[TrainBatch]:
+def make_batches(
+    groups: Sequence[SampleGroup], job: GRPOJob, *, num_ranks: int, pad_to_multiple: int
+) -> list[TrainBatch]:
+    """What the rollout's optimizer steps train on, one batch each, packed for a trainer with these properties."""
     advantages = [one for group in compute_advantages(groups, job.algorithm) for one in group]
     samples = [sample for group in groups for sample in group.samples]
     # Failed samples are gone, so the steps may differ by one sample.
@@ -34,10 +38,10 @@ def _make_batches(groups: Sequence[SampleGroup], trainer: "TrainerGroup", job: G
         pack(
             samples[first:stop],
             advantages=advantages[first:stop],
-            num_ranks=trainer.num_data_parallel_ranks,
+            num_ranks=num_ranks,
             max_tokens=job.batch.max_tokens_per_gpu,
             loss_reduction=job.algorithm.loss_reduction,
-            pad_to_multiple=trainer.pad_to_multiple,
+            pad_to_multiple=pad_to_multiple,
         )
         for first, stop in itertools.pairwise(borders)
     ]
