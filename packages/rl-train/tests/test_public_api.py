@@ -18,12 +18,16 @@ def modules_after(statement: str) -> set[str]:
 
 def test_the_names_of_the_package() -> None:
     assert sorted(rl_train.__all__) == [
+        "HostMemoryError",
+        "MemoryReleasedError",
+        "MemoryUse",
         "RLTrainError",
         "StepResult",
         "TrainConfigError",
         "Trainer",
         "TrainerDeadlineError",
         "TrainerError",
+        "TrainerPart",
     ]
 
 
