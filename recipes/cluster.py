@@ -111,6 +111,9 @@ def _own_folder() -> Generator[Path]:
 def gpus_per_actor(*, num_actors: int) -> int:
     """1 where the cluster has GPUs, 0 where everything runs on CPUs. To be called inside `ray_cluster`.
 
+    Args:
+        num_actors: those that need a GPU each.
+
     Raises:
         UsageError: if there are GPUs, but fewer than actors: Ray would wait for more without end.
     """
@@ -119,8 +122,8 @@ def gpus_per_actor(*, num_actors: int) -> int:
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     if 0 < num_gpus < num_actors:
         raise UsageError(
-            f"--actor-num-gpus-per-node and --rollout-num-gpus ask for {num_actors} GPUs, the cluster has {num_gpus}; "
-            "trainer and engines do not share a GPU yet"
+            f"{num_actors} GPUs are needed, the cluster has {num_gpus}: --actor-num-gpus-per-node says how many train, "
+            "--rollout-num-gpus how many generate, and --colocate that they are the same ones"
         )
     return 1 if num_gpus else 0
 

@@ -44,12 +44,10 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         wandb-dir wandb-group wandb-host wandb-key wandb-mode wandb-run-id wandb-team
         """,
     ),
+    ("use --colocate, which turns on --offload-train and --offload-rollout", "offload"),
     (
-        "each rank and each engine has a GPU where there are any: use --actor-num-gpus-per-node and --rollout-num-gpus",
-        """
-        colocate num-gpus-per-node offload offload-rollout offload-train release-train rollout-external-engine-addrs
-        rollout-num-gpus-per-engine
-        """,
+        "the GPUs are those of --actor-num-gpus-per-node and --rollout-num-gpus: see --colocate",
+        "num-gpus-per-node release-train rollout-external-engine-addrs",
     ),
     (
         "weights go from the trainer's memory to the engines after every step",

@@ -30,18 +30,64 @@ class TrainerPlacementConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlacementConfig:
-    """Processes of the engines, which run beside the trainer.
+    """Processes of the engines, on GPUs of their own or on the trainer's, and whose turn the memory is.
 
     Raises:
-        UsageError: if a number makes no sense.
+        UsageError: if a number makes no sense, or a flag has no effect without another.
     """
 
-    rollout_num_gpus: int = field(default=1, metadata={"help": "engines, one per GPU"})
+    rollout_num_gpus: int | None = field(
+        default=None, metadata={"help": "engines, one per GPU (default: 1, and with --colocate one per trainer rank)"}
+    )
+    rollout_num_gpus_per_engine: int = field(default=1, metadata={"help": "GPUs of an engine; only 1 is offered yet"})
+    colocate: bool = field(
+        default=False,
+        metadata={
+            "help": "engines run on the trainer's GPUs, in turns with it; turns on --offload-rollout and "
+            "--offload-train unless their opposites are given. Between its steps the trainer gives up its gradients' "
+            "memory in any case"
+        },
+    )
+    offload_rollout: bool | None = field(
+        default=None, metadata={"help": "engines give up weights and KV cache while the trainer works"}
+    )
+    offload_train: bool | None = field(
+        default=None,
+        metadata={
+            "help": "the trainer's master weights and moments move to host memory while engines generate; not needed "
+            "where they and the engine's --sglang-mem-fraction-static fit into the GPU together"
+        },
+    )
+    offload_train_parameters: bool = field(
+        default=False, metadata={"help": "under --offload-train the model's weights move too, once they are published"}
+    )
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "rollout_num_gpus")
+        if self.rollout_num_gpus is not None:
+            require_at_least(self, 1, "rollout_num_gpus")
+        if self.rollout_num_gpus_per_engine != 1:
+            raise UsageError(
+                f"--rollout-num-gpus-per-engine {self.rollout_num_gpus_per_engine}: expected 1; engines of several "
+                "GPUs are not offered yet: give more engines, with --rollout-num-gpus"
+            )
+        for name in ("offload_rollout", "offload_train", "offload_train_parameters"):
+            if getattr(self, name) and not self.colocate:
+                raise UsageError(f"--{name.replace('_', '-')}: has no effect without --colocate")
+        if self.offload_train_parameters and not self.moves_optimizer:
+            raise UsageError("--offload-train-parameters: has no effect with --no-offload-train")
+
+    def num_engines(self, world_size: int) -> int:
+        """Number of engines beside `world_size` trainer ranks."""
+        if self.rollout_num_gpus is not None:
+            return self.rollout_num_gpus
+        return world_size if self.colocate else 1
 
     @property
-    def num_engines(self) -> int:
-        """Number of engines."""
-        return self.rollout_num_gpus
+    def releases_engines(self) -> bool:
+        """Whether engines leave their GPU to the trainer while it works."""
+        return self.colocate and self.offload_rollout is not False
+
+    @property
+    def moves_optimizer(self) -> bool:
+        """Whether the optimizer's state leaves its GPU to the engines while they generate."""
+        return self.colocate and self.offload_train is not False

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from recipes.arguments.parse import ParsedArguments
-from recipes.config import ReferenceConfig, RewardConfig
+from recipes.config import EnginePlacementConfig, ReferenceConfig, RewardConfig, TrainerPlacementConfig
 from recipes.errors import UsageError
 from rl_data import PromptDataConfig
 from rl_rollout import RolloutConfig
@@ -23,6 +23,7 @@ def check_together(parsed: ParsedArguments) -> None:
         *_sampling_problems(rollout),
         *_group_problems(rollout, algorithm),
         *_reward_problems(parsed.get(RewardConfig), algorithm),
+        *_placement_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
     ]
     ref_load = parsed.get(ReferenceConfig).ref_load
     if ref_load is not None and not algorithm.needs_reference:
@@ -59,3 +60,12 @@ def _group_problems(rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Itera
 def _reward_problems(reward: RewardConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
     if algorithm.advantage_estimator == "maxrl" and reward.rm_type == "dapo":
         yield "--advantage-estimator maxrl: it takes no rewards below 0, and --rm-type dapo gives -1 to wrong answers"
+
+
+def _placement_problems(engines: EnginePlacementConfig, trainer: TrainerPlacementConfig) -> Iterator[str]:
+    num_engines = engines.num_engines(trainer.world_size)
+    if engines.colocate and num_engines > trainer.world_size:
+        yield (
+            f"--rollout-num-gpus {num_engines}: with --colocate expected at most one engine for each of "
+            f"--actor-num-gpus-per-node {trainer.world_size}"
+        )

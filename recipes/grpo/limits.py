@@ -1,11 +1,18 @@
-"""How long prompts may be, so that each fits with the longest response."""
+"""What has to fit: prompts with the longest response, and what moves off a GPU into the host's memory."""
 
+import math
 from collections.abc import Mapping
 
+from recipes.config import EnginePlacementConfig
 from recipes.config.limits import max_positions
 from recipes.errors import UsageError
+from rl_data.json import JsonValue
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.host_memory import require_host_memory
+from rl_weights.rules import rules_for
+
+_FLOAT32, _HALF = 4, 2
 
 
 def engine_rooms(megatron: MegatronArguments, sglang: SGLangArguments) -> dict[str, int]:
@@ -33,3 +40,35 @@ def prompt_limit(wanted: int | None, rooms: Mapping[str, int], *, response_flag:
     if room <= response:
         raise UsageError(f"{what} {room}: no room for a prompt beside a response of {response_flag} {response} tokens")
     return room - response if wanted is None else min(room - response, wanted)
+
+
+def parked_bytes(
+    placement: EnginePlacementConfig, model_config: Mapping[str, JsonValue], megatron: MegatronArguments
+) -> int:
+    """Bytes that the trainer's ranks move into host memory together.
+
+    Two float32 moments of each parameter, and its float32 master copy if the model computes in bfloat16; they are
+    spread over all ranks. With --offload-train-parameters also the model's own weights, of each data-parallel rank.
+    """
+    if not placement.moves_optimizer:
+        return 0
+    num_parameters = sum(math.prod(shape) for rule in rules_for(model_config) for shape in rule.hf_shapes)
+    is_half = bool(megatron.values["bf16"])
+    num_bytes = num_parameters * _FLOAT32 * (3 if is_half else 2)
+    if placement.offload_train_parameters:
+        world_size = megatron.values["world_size"]
+        assert isinstance(world_size, int)
+        copies = world_size // megatron.model_parallel_size
+        num_bytes += copies * num_parameters * (_HALF if is_half else _FLOAT32)
+    return num_bytes
+
+
+def check_host_memory(
+    placement: EnginePlacementConfig, model_config: Mapping[str, JsonValue], megatron: MegatronArguments
+) -> None:
+    """Does nothing if this machine's memory holds what the trainer moves there.
+
+    Raises:
+        HostMemoryError: if it does not.
+    """
+    require_host_memory(parked_bytes(placement, model_config, megatron), "--offload-train")

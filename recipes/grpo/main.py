@@ -8,11 +8,13 @@ from recipes.console import StepConsole
 from recipes.ending import run_to_its_end, telling_how_to_resume
 from recipes.grpo.config import PROGRAM, GRPOJob, read_job
 from recipes.grpo.evaluation import evaluate_set
+from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
 from recipes.grpo.step import train_on
 from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
+from rl_data.json import JsonValue
 from rl_rollout import Rollout
 
 
@@ -47,30 +49,39 @@ class _GRPO:
         self.job, self.grader, self.folder, self.console = job, grader, folder, console
         self.trainer, self.engines, self.pool = processes.trainer, processes.engines, processes.pool
         self.rollout = Rollout(job.rollout, processes.pool, grader)
+        self.memory = MemorySwitch(job.engine_placement, processes.trainer, processes.pool, self.publish)
 
     async def train(self, *, first_step: int) -> None:
         """Takes the steps `first_step` to the last, counted from 1."""
         job, last = self.job, self.job.num_rollouts
-        self.publish(after_step=first_step - 1)
+        await self.memory.to_generation(PhaseClock(), after_step=first_step - 1)
         if first_step == 1 and not job.evaluation.skip_eval_before_train:
             await self.evaluate(after_step=0)
         steps = range(first_step, last + 1)
         for step in self.console.track(steps, what="grpo", total=last, completed=first_step - 1):
             clock = PhaseClock()
             drawn = await self.rollout.collect(job.source)
+            await self.memory.to_training(clock)
             with clock.phase("train"):
                 results = train_on(drawn.groups, self.trainer, job)
-            with clock.phase("publish"):
-                self.publish(after_step=step)
-            record = grpo_record(step, drawn, results, clock.seconds(), num_dropped_prompts=job.source.num_dropped)
+            await self.memory.to_generation(clock, after_step=step)
+            record = grpo_record(
+                step,
+                drawn,
+                results,
+                seconds=clock.seconds(),
+                memory_gib=self.memory.log.take(),
+                num_dropped_prompts=job.source.num_dropped,
+            )
             self.log(record, title=f"grpo {step}")
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
             if job.evaluation.is_due(step, num_rollouts=last):
                 await self.evaluate(after_step=step)
             if job.run.is_save_due(step, num_steps=last):
-                self.save(step)
+                await self.save(step)
+        await self.memory.to_training(PhaseClock())
 
-    def publish(self, *, after_step: int) -> None:
+    def publish(self, after_step: int) -> None:
         """Hands the present weights to every engine; versions count from 1."""
         self.trainer.publish(after_step + 1, self.engines)
         self.pool.set_policy_version(after_step + 1)
@@ -86,9 +97,11 @@ class _GRPO:
         self.folder.log_metrics(record)
         self.console.step(title, step_line(record))
 
-    def save(self, step: int) -> None:
+    async def save(self, step: int) -> None:
         """Writes a checkpoint that `resume` goes on from."""
-        self.trainer.save_checkpoint(self.folder.checkpoints, {"step": step, "source": self.job.source.state_dict()})
+        state: dict[str, JsonValue] = {"step": step, "source": self.job.source.state_dict()}
+        async with self.memory.whole_trainer(after_step=step):
+            self.trainer.save_checkpoint(self.folder.checkpoints, state)
 
     def resume(self) -> int:
         """Takes the last checkpoint's place in the data and forgets what was logged after it; returns the next step."""

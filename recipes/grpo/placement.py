@@ -1,16 +1,17 @@
 """The processes of a GRPO run: trainer ranks and engines, and which GPUs they sit on."""
 
+import asyncio
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recipes.cluster import gpus_per_actor, ray_cluster
+from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
+from recipes.seats import Seats, take_seats
 from rl_rollout import EnginePool
-from rl_train.algorithms import make_loss
 from rl_train.megatron.rank import TrainerSpec
 
 if TYPE_CHECKING:
@@ -29,32 +30,40 @@ class Processes:
 
 @contextmanager
 def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
-    """Trainer and engines, started at the same time, ready at the start of the block and gone after it."""
-    with ExitStack() as stack:
-        num_actors = job.trainer_placement.world_size + job.engine_placement.num_engines
-        stack.enter_context(ray_cluster(num_actors=num_actors))
-        num_gpus = gpus_per_actor(num_actors=num_actors)
-        trainer = _start_trainer(job, num_gpus)
-        stack.callback(trainer.close)
-        from rl_rollout.ray import start_engine
+    """Trainer and engines, ready at the start of the block and gone after it.
 
+    They start at the same time, but on GPUs that they share the engines start alone, because they measure how much
+    memory there is, and give it up before the trainer starts, if they are to.
+    """
+    placement = job.engine_placement
+    num_ranks = job.trainer_placement.world_size
+    num_engines = placement.num_engines(num_ranks)
+    with ExitStack() as stack:
+        stack.enter_context(ray_cluster(num_actors=num_ranks + num_engines))
+        seats = stack.enter_context(
+            take_seats(num_ranks=num_ranks, num_engines=num_engines, is_shared=placement.colocate)
+        )
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
-        for index in range(job.engine_placement.num_engines):
-            engine = start_engine(
-                job.run.hf_checkpoint,
-                name=f"engine {index}",
-                server_args=job.sglang,
-                config=job.engine,
-                needs_tokenizer=bool(job.rollout.rollout_stop),
-                num_gpus=num_gpus,
-            )
-            engines.append(engine)
-        with console.busy("starting trainer and engines"):
+        for index in range(num_engines):
+            engines.append(_start_engine(job, seats, index))
+        pool = EnginePool(engines)
+        if placement.colocate:
+            with console.busy("starting engines"):
+                _wait_ready(engines)
+                if placement.releases_engines:
+                    asyncio.run(pool.release_memory())
+        trainer = _start_trainer(job, seats)
+        stack.callback(trainer.close)
+        with console.busy("starting the trainer" if placement.colocate else "starting trainer and engines"):
             trainer.wait_ready()
-            for engine in engines:
-                engine.wait_ready()
-        yield Processes(trainer=trainer, engines=tuple(engines), pool=EnginePool(engines))
+            _wait_ready(engines)
+        yield Processes(trainer=trainer, engines=tuple(engines), pool=pool)
+
+
+def _wait_ready(engines: "Sequence[RayEngine]") -> None:
+    for engine in engines:
+        engine.wait_ready()
 
 
 def _close_all(engines: "Sequence[RayEngine]") -> None:
@@ -64,7 +73,26 @@ def _close_all(engines: "Sequence[RayEngine]") -> None:
         list(threads.map(RayEngine.close, engines))
 
 
-def _start_trainer(job: GRPOJob, num_gpus: int) -> "TrainerGroup":
+def _start_engine(job: GRPOJob, seats: Seats, index: int) -> "RayEngine":
+    from rl_rollout.ray import start_engine
+
+    server_args = job.sglang.server_kwargs()
+    if job.engine_placement.releases_engines:
+        server_args["enable_memory_saver"] = True
+    return start_engine(
+        job.run.hf_checkpoint,
+        name=f"engine {index}",
+        server_args=server_args,
+        config=job.engine,
+        needs_tokenizer=bool(job.rollout.rollout_stop),
+        num_gpus=seats.num_gpus,
+        placement_group=seats.group,
+        bundle_index=-1 if seats.group is None else index,
+    )
+
+
+def _start_trainer(job: GRPOJob, seats: Seats) -> "TrainerGroup":
+    from rl_train.algorithms import make_loss  # loads torch, which no mistake in the flags should wait for
     from rl_train.ray import TrainerGroup
 
     weights = job.run.load or job.run.hf_checkpoint
@@ -77,4 +105,12 @@ def _start_trainer(job: GRPOJob, num_gpus: int) -> "TrainerGroup":
         reference=(job.reference.ref_load or weights) if job.algorithm.needs_reference else None,
         config=job.megatron_trainer,
     )
-    return TrainerGroup.start(spec, world_size=job.trainer_placement.world_size, config=job.trainer, num_gpus=num_gpus)
+    world_size = job.trainer_placement.world_size
+    return TrainerGroup.start(
+        spec,
+        world_size=world_size,
+        config=job.trainer,
+        num_gpus=seats.num_gpus,
+        placement_group=seats.group,
+        bundle_indices=None if seats.group is None else range(world_size),
+    )

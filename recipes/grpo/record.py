@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from recipes.grpo.evaluation import EvalSet
+from recipes.memory_use import peak
 from recipes.run_folder import MetricsLine
 from rl_rollout import EvalReport, RolloutResult
 from rl_train.trainer import StepResult
@@ -17,18 +18,21 @@ _SHOWN = {
     "response_length_mean": "length",
     "truncated_share": "truncated",
 }
+_SWITCHING = ("release", "resume", "publish")
 
 
 def grpo_record(
     step: int,
     drawn: RolloutResult,
     results: Sequence[StepResult],
-    seconds: Mapping[str, float],
     *,
+    seconds: Mapping[str, float],
+    memory_gib: Mapping[str, float],
     num_dropped_prompts: int,
 ) -> MetricsLine:
-    """One line of metrics: the rollout's numbers, and the means over its optimizer steps.
+    """One line of metrics: the rollout's numbers, the means over its optimizer steps, and what it all took.
 
+    Of the seconds, "switch" is the sum of those between training and generation: release, resume and publish.
     logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
     num_dropped_prompts counts, from the start of the run, the prompts that were too long.
     """
@@ -49,7 +53,9 @@ def grpo_record(
             "generate": drawn.metrics["generate_s"],
             "grade": drawn.metrics["grade_s"],
             **seconds,
+            "switch": sum(seconds.get(phase, 0.0) for phase in _SWITCHING),
         },
+        "memory_gib": memory_gib,
     }
 
 
@@ -77,5 +83,8 @@ def step_line(record: MetricsLine) -> dict[str, float | str]:
         line["on"] = str(record["data_set"])
     line |= {shown: cast("float", record[name]) for name, shown in _SHOWN.items() if name in record}
     if isinstance(seconds := record.get("seconds"), Mapping):
-        line["s"] = seconds["step"]
+        line |= {"switch": seconds["switch"], "s": seconds["step"]}
+    if isinstance(memory_gib := record.get("memory_gib"), Mapping):
+        name, gib = peak(memory_gib)
+        line[name] = gib
     return line

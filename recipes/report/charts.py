@@ -23,7 +23,7 @@ _LOGPROB_TITLE = "Log-probability difference, rollout and training"
 _MAX_MARKED_POINTS = 20
 _WHOLE_STEP = "step"
 _REST = "other"
-_NO_PARTS = (_WHOLE_STEP, _REST)
+_NO_PARTS = (_WHOLE_STEP, _REST, "switch")
 
 
 def make_figures(records: Mapping[Phase, Sequence[MetricsRecord]]) -> list[Figure]:
