@@ -20,6 +20,7 @@ recompute (auto, none, activations, full), tokens (of a micro-batch) and chunk (
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -117,6 +118,8 @@ def _measure(arguments: argparse.Namespace, setting: Mapping[str, str]) -> dict[
 
     from rl_train.megatron.cpu import enable_cpu_support
 
+    logging.getLogger("rl_train").setLevel(logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     is_cpu = enable_cpu_support()
     from rl_train.megatron.trainer import MegatronTrainer
 
@@ -144,7 +147,7 @@ def _measure(arguments: argparse.Namespace, setting: Mapping[str, str]) -> dict[
             (torch.cuda.max_memory_allocated() / gib, torch.cuda.max_memory_reserved() / gib) if not is_cpu else (0, 0)
         )
         profiled = profile(lambda: trainer.train_step(batch)) if arguments.profile else None
-        num_parameters = _multiplied_parameters(trainer, config)
+        num_parameters = multiplied_parameters(config)
         chosen = trainer.chosen
         trainer.close()
     seconds = statistics.median(timed)
@@ -180,7 +183,16 @@ def _make_trainer(kind: Any, model: Path, setting: Mapping[str, str]) -> Any:
     from rl_train.megatron.config import MegatronTrainerConfig
 
     config = json.loads((model / "config.json").read_text())
-    flags = ["--lr", "1e-5", "--clip-grad", "1.0", "--attention-backend", setting["attention"]]
+    flags = [
+        "--lr",
+        "1e-5",
+        "--lr-decay-style",
+        "constant",
+        "--clip-grad",
+        "1.0",
+        "--attention-backend",
+        setting["attention"],
+    ]
     flags += ["--bf16"] if torch.cuda.is_available() else []
     return kind(
         arguments=parse_megatron_args(flags, model_config=config, world_size=1),
@@ -234,12 +246,14 @@ def _microbatch(lengths: Sequence[int], vocab_size: int, num_loss_tokens: int, r
     )
 
 
-def _multiplied_parameters(trainer: Any, config: Mapping[str, Any]) -> int:
-    from rl_train.megatron.model import named_weights
-
-    total = sum(weight.numel() for weight in named_weights(trainer.model).values())
-    is_tied = config.get("tie_word_embeddings", False)
-    return total if is_tied else total - config["vocab_size"] * config["hidden_size"]
+def multiplied_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of a Qwen3 model without an input embedding of its own; 4,022,468,096 of Qwen3-4B."""
+    hidden, dim = config["hidden_size"], config["head_dim"]
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    attention = 2 * hidden * heads * dim + 2 * hidden * groups * dim + 2 * dim
+    feed_forward = 3 * hidden * config["intermediate_size"]
+    layer = attention + feed_forward + 2 * hidden
+    return config["num_hidden_layers"] * layer + hidden + config["vocab_size"] * hidden
 
 
 def step_flops(config: Mapping[str, Any], num_parameters: int, lengths: Sequence[int]) -> float:

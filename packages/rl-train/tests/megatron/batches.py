@@ -8,16 +8,22 @@ LENGTHS = (5, 17, 32, 9, 2, 40, 24, 30, 30, 4, 1, 12)
 
 
 def make_batch(
-    vocab_size: int, *, num_ranks: int, num_microbatches: int, pad_to_multiple: int = 1, scale: float = 1.0
+    vocab_size: int,
+    *,
+    num_ranks: int,
+    num_microbatches: int,
+    pad_to_multiple: int = 1,
+    scale: float = 1.0,
+    lengths: tuple[int, ...] = LENGTHS,
 ) -> TrainBatch:
-    """12 samples of 1 to 40 tokens over `num_ranks` x `num_microbatches` rows, in their order.
+    """By default 12 samples of 1 to 40 tokens over `num_ranks` x `num_microbatches` rows, in their order.
 
     All tokens after a sample's first two are trained, with advantages of both signs; `scale` multiplies the weights.
     """
     rng = np.random.default_rng(0)
-    samples = [rng.integers(0, vocab_size, length) for length in LENGTHS]
+    samples = [rng.integers(0, vocab_size, length) for length in lengths]
     advantages = rng.normal(size=len(samples))
-    num_loss_tokens = sum(max(0, length - 2) for length in LENGTHS)
+    num_loss_tokens = sum(max(0, length - 2) for length in lengths)
     rows = np.array_split(np.arange(len(samples)), num_ranks * num_microbatches)
     microbatches = [
         _row([samples[i] for i in row], [advantages[i] for i in row], scale / num_loss_tokens, pad_to_multiple)
@@ -29,7 +35,7 @@ def make_batch(
         ),
         num_samples=len(samples),
         num_loss_tokens=num_loss_tokens,
-        num_tokens=sum(LENGTHS),
+        num_tokens=sum(lengths),
     )
 
 

@@ -35,6 +35,7 @@ enable_cpu_support()
 
 from rl_train.megatron import checkpoint_folder  # noqa: E402
 from rl_train.megatron.arguments import parse_megatron_args  # noqa: E402
+from rl_train.megatron.config import MegatronTrainerConfig  # noqa: E402
 from rl_train.megatron.parallel import destroy_parallel  # noqa: E402
 from rl_train.megatron.trainer import MegatronTrainer  # noqa: E402
 
@@ -67,6 +68,7 @@ class Case:
             weights=weights or self.model,
             loss=LOSSES[self.case.get("loss", "sft")],
             temperature=self.case.get("temperature", 1.0),
+            config=MegatronTrainerConfig(**self.case.get("config", {})),
         )
 
     def batch(self, trainer: MegatronTrainer) -> TrainBatch:
@@ -90,6 +92,23 @@ class Case:
         trainer.close()
         rows = [[row.tolist() for row in rank] for rank in logprobs]
         return {"logprobs": rows, "steps": steps, "batch": batch_json(batch)}
+
+    def fused(self) -> dict:
+        """A step with fused kernels and one with plain ones; few tokens, because fused kernels are interpreted here."""
+        result = {}
+        for kernels in ("plain", "fused"):
+            self.case["config"]["trainer_kernels"] = kernels
+            trainer = self.trainer()
+            batch = make_batch(
+                self.config["vocab_size"],
+                num_ranks=1,
+                num_microbatches=1,
+                pad_to_multiple=trainer.pad_to_multiple,
+                lengths=(3, 9, 5),
+            )
+            result[kernels] = [step_json(trainer.train_step(batch)), trainer.compute_logprobs(batch)[0][0].tolist()]
+            trainer.close()
+        return result
 
     def resume(self) -> dict:
         """Four steps in one go, and again with a stop after two."""

@@ -71,6 +71,8 @@ def test_half_precision_is_near_float32(results: dict) -> None:
         ("five_rows", "one"),
         ("recompute", "one"),
         ("recompute_attention", "one"),
+        ("recompute_elementwise", "one"),
+        ("recompute_all_sp", "one"),
         ("recompute_modules", "one"),
         ("untied_sp", "untied"),
         ("untied_pp", "untied"),
@@ -89,6 +91,14 @@ def test_steps_do_not_depend_on_layout_and_split(results: dict, name: str, same_
         assert step["grad_norm"] == pytest.approx(expected["grad_norm"], **CLOSE)
         assert step["metrics"] == pytest.approx(expected["metrics"], **CLOSE)
         assert step["learning_rate"] == expected["learning_rate"]
+
+
+def test_fused_kernels_give_the_steps_of_plain_ones(results: dict) -> None:
+    (step, logprobs), (expected, expected_logprobs) = results["fused"]["fused"], results["fused"]["plain"]
+    assert step["loss"] == pytest.approx(expected["loss"], **CLOSE)
+    assert step["grad_norm"] == pytest.approx(expected["grad_norm"], **CLOSE)
+    assert step["metrics"] == pytest.approx(expected["metrics"], **CLOSE)
+    assert np.abs(np.array(logprobs) - expected_logprobs).max() < 1e-5
 
 
 def test_loss_falls_along_the_schedule_of_the_flags(results: dict) -> None:

@@ -16,7 +16,10 @@ from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from rl_train.megatron.kernels.attention import AttentionKernel, choose_attention
+from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.packed import PackedSequences
+from rl_train.megatron.saved import recomputable_together, saving_recipes
 
 
 class PackedSelfAttention(SelfAttention):
@@ -24,9 +27,16 @@ class PackedSelfAttention(SelfAttention):
 
     Parameters, sharding and checkpoint names are those of the base class. Positions come from the row's own
     position ids, so the rotary embedding is applied to all sequences at once.
+
+    Args:
+        settings: of all layers.
     """
 
-    def forward(  # type: ignore[override]
+    def __init__(self, *args: Any, settings: LayerSettings, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = settings
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
@@ -41,10 +51,9 @@ class PackedSelfAttention(SelfAttention):
         """
         given = [name for name, value in unused.items() if value is not None]
         assert not given, f"packed attention does not take {given}"
-        projected: Any = self.get_query_key_value_tensors(hidden_states, None)
-        query, key, value = (one.squeeze(1) for one in projected)
-        cos, sin = packed_seq_params.rotary(rotary_pos_emb, query.dtype)
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        with saving_recipes(hidden_states):
+            mixed, _ = self.linear_qkv(hidden_states)
+        query, key, value = self._query_key_value(mixed, packed_seq_params, rotary_pos_emb)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             core_attention: Any = self.core_attention
@@ -53,62 +62,55 @@ class PackedSelfAttention(SelfAttention):
         if self.checkpoint_core_attention and self.training:
             context = tensor_parallel.checkpoint(attend, False, query, key, value)
         else:
-            context = attend(query, key, value)
+            with saving_recipes(query, key, value):
+                context = attend(query, key, value)
         output, bias = self.linear_proj(context.reshape(context.shape[0], 1, -1))
         return output, bias
 
+    def _query_key_value(self, mixed: Tensor, row: PackedSequences, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, H, D], [T, G, D] and [T, G, D] from the merged projection [T, 1, (H + 2 G) D]."""
+        groups, dim = self.num_query_groups_per_partition, self.hidden_size_per_attention_head
+        by_group = mixed.view(mixed.shape[0], groups, -1, dim)
+        cos, sin = row.rotary(angles)
+        split = self._settings.kernels.query_key_value
+        query_norm: Any = self.q_layernorm
+        key_norm: Any = self.k_layernorm
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[T, heads, D] with the rotary embedding in the half-split form of Hugging Face's and Megatron's models.
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            return split(by_group, query_norm.weight, key_norm.weight, cos, sin, query_norm.eps)
 
-    Source: Su et al. 2021, "RoFormer", arXiv:2104.09864, equation 34.
-    """
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+        outputs = compute()
+        if self._settings.recomputes_activations:
+            recomputable_together(outputs, compute)
+        return outputs
 
 
 class PackedCoreAttention(torch.nn.Module):
     """Causal attention within each sequence of a packed row.
 
-    With half-precision tensors on a GPU: torch's varlen flash kernel. Otherwise: scaled dot-product attention on
-    padded batches of sequences of similar length.
+    With half-precision tensors on a GPU: the kernel that `--attention-backend` names. Otherwise: scaled dot-product
+    attention on padded batches of sequences of similar length.
     """
 
     def __init__(self, config: TransformerConfig, **_: Any) -> None:
         super().__init__()
         assert config.kv_channels is not None
         self.scale = 1.0 / math.sqrt(config.kv_channels)
+        self.kernel: AttentionKernel | None = None
+        if not config.use_cpu_initialization and config.params_dtype in (torch.bfloat16, torch.float16):
+            self.kernel = choose_attention(config.attention_backend)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences) -> Tensor:
         """[T, H, D] from queries [T, H, D], keys and values [T, G, D]."""
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-            return _flash(query, key, value, packed, self.scale)
+        if self.kernel is not None:
+            return self.kernel.attend(query, key, value, packed, self.scale)
         return _padded(query, key, value, packed, self.scale)
-
-
-def _flash(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float) -> Tensor:
-    # The module is not in every torch build for CPUs.
-    from torch.nn.attention.varlen import varlen_attn
-
-    output = varlen_attn(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        packed.cu_seqlens_q,
-        packed.cu_seqlens_kv,
-        packed.max_seqlen_q,
-        packed.max_seqlen_kv,
-        scale=scale,
-        window_size=(-1, 0),  # causal: everything to the left, nothing to the right
-    )
-    assert isinstance(output, Tensor)
-    return output
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float) -> Tensor:
     """Padding stands at the end of each sequence, where the causal mask hides it from the tokens that count."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     parts: list[Tensor] = []
     batches = packed.dense_batches()
     for batch in batches:

@@ -175,4 +175,4 @@ def _write_in_this_process() -> None:
     synchronous save has a queue of its own (megatron/core/dist_checkpointing/strategies/filesystem_async.py).
     """
     if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()  # type: ignore[assignment]
+        filesystem_async._results_queue = queue.Queue()

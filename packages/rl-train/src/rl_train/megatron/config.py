@@ -1,6 +1,7 @@
 """What a Megatron trainer is told beside Megatron's own flags."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rl_train.errors import TrainConfigError
 
@@ -14,8 +15,25 @@ class MegatronTrainerConfig:
     """
 
     log_probs_chunk_size: int = field(
-        default=1024,
+        default=2048,
         metadata={"help": "Tokens whose logits are held at once; the logits of a whole micro-batch never exist."},
+    )
+    trainer_kernels: Literal["auto", "plain", "fused"] = field(
+        default="auto",
+        metadata={
+            "help": "Norms, rotation, SwiGLU and loss as plain torch or as fused Triton kernels; auto: fused on GPUs. "
+            "Our flag.",
+            "choices": ("auto", "plain", "fused"),
+        },
+    )
+    recompute_policy: Literal["auto", "none", "activations", "full"] = field(
+        default="auto",
+        metadata={
+            "help": "What the backward pass computes again instead of keeping it: nothing, element-wise results, whole "
+            "layers; auto: as little as the GPU's free memory allows, nothing on a CPU. Our flag; Megatron's "
+            "--recompute-granularity takes its place.",
+            "choices": ("auto", "none", "activations", "full"),
+        },
     )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rl_train.megatron.kernels import PLAIN, Kernels
+from rl_train.megatron.kernels.plain import RowGradients
+
 _NEVER_TARGET = -1
 
 
@@ -29,8 +32,11 @@ def token_logprobs(
     temperature: float,
     needs_entropy: bool,
     chunk_size: int,
-    vocab_start: int,
-    group: dist.ProcessGroup | None,
+    vocab_start: int = 0,
+    num_rows: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    gradient_sum: Tensor | None = None,
+    kernels: Kernels = PLAIN,
 ) -> TokenLogprobs:
     """Log-softmax of `hidden @ weight.T / temperature` at the targets, in float32.
 
@@ -41,85 +47,88 @@ def token_logprobs(
 
     Args:
         hidden: [N, H] after the final norm.
-        weight: [V, H] rows of the output layer that are on this rank and stand for real vocabulary entries.
+        weight: rows of the output layer on this rank, of which the first V stand for real vocabulary entries.
         targets: [N] int64 global token ids.
         temperature: logits are divided by it.
         needs_entropy: whether to compute the entropy and its gradient.
         chunk_size: C.
         vocab_start: global id of the first row of `weight`.
+        num_rows: V; None: all rows.
         group: the tensor-parallel ranks; None or a group of one where the vocabulary is whole.
+        gradient_sum: in the shape of `weight`, float32. The gradient of `weight` is added to it and does not go
+            through autograd, which would hold it a second time. None: autograd gets it.
+        kernels: what the passes over the logits are computed with.
     """
-    split = group if group is not None and dist.get_world_size(group) > 1 else None
-    arguments = (hidden, weight, targets, temperature, needs_entropy, chunk_size, vocab_start, split)
-    return TokenLogprobs(*_TokenLogprobs.apply(*arguments))  # type: ignore[no-untyped-call]
+    settings = _Settings(
+        temperature=temperature,
+        needs_entropy=needs_entropy,
+        chunk_size=chunk_size,
+        num_rows=weight.shape[0] if num_rows is None else num_rows,
+        group=group if group is not None and dist.get_world_size(group) > 1 else None,
+        gradient_sum=gradient_sum,
+        kernels=kernels,
+    )
+    local = _local_targets(targets, vocab_start, settings.num_rows)
+    return TokenLogprobs(*_TokenLogprobs.apply(hidden, weight, local, settings))  # pyright: ignore[reportUnknownMemberType]
+
+
+class _Settings(NamedTuple):
+    temperature: float
+    needs_entropy: bool
+    chunk_size: int
+    num_rows: int
+    group: dist.ProcessGroup | None
+    gradient_sum: Tensor | None
+    kernels: Kernels
+
+    def chunks(self, num_tokens: int) -> list[slice]:
+        return [slice(start, start + self.chunk_size) for start in range(0, num_tokens, self.chunk_size)]
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """With z the logits over temperature, p = softmax(z), entropy E = log sum exp z - sum p z:
-
-    d logprob / d z_j = [j is target] - p_j;   d E / d z_j = -p_j (log p_j + E).
-    """
+    """The gradient of the logits is `kernels.plain.logit_gradient`'s."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        temperature: float,
-        needs_entropy: bool,
-        chunk_size: int,
-        vocab_start: int,
-        group: dist.ProcessGroup | None,
-    ) -> tuple[Tensor, Tensor]:
-        local = _local_targets(targets, vocab_start, weight.shape[0])
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, local: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
+        rows = weight[: settings.num_rows]
         logprobs = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
         entropy, log_norm = torch.zeros_like(logprobs), torch.zeros_like(logprobs)
-        for start in range(0, hidden.shape[0], chunk_size):
-            part = slice(start, start + chunk_size)
-            logits = _logits(hidden[part], weight, temperature)
-            log_norm[part] = _log_sum_exp(logits, group)
-            target_logits = _target_logits(logits, local[part])
-            _all_reduce(target_logits, dist.ReduceOp.SUM, group)
-            logprobs[part] = target_logits - log_norm[part]
-            if needs_entropy:
-                mean_logit = (logits * (logits - log_norm[part, None]).exp_()).sum(-1)
-                _all_reduce(mean_logit, dist.ReduceOp.SUM, group)
+        for part in settings.chunks(hidden.shape[0]):
+            logits = hidden[part] @ rows.t()
+            log_norm[part], target, mean_logit = _over_all_ranks(logits, local[part], settings)
+            logprobs[part] = target - log_norm[part]
+            if settings.needs_entropy:
                 entropy[part] = log_norm[part] - mean_logit
         ctx.save_for_backward(hidden, weight, local, log_norm, entropy)
-        ctx.settings = (temperature, needs_entropy, chunk_size)
-        if not needs_entropy:
+        ctx.settings = settings
+        if not settings.needs_entropy:
             ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, local, log_norm, entropy = ctx.saved_tensors
-        temperature, needs_entropy, chunk_size = ctx.settings
-        grad_hidden = torch.zeros_like(hidden)
-        # Summed in float32 over the chunks, whatever the type of the weight.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for start in range(0, hidden.shape[0], chunk_size):
-            part = slice(start, start + chunk_size)
-            log_p = _logits(hidden[part], weight, temperature).sub_(log_norm[part, None])
-            p = log_p.exp()
-            if needs_entropy:
-                log_p.add_(entropy[part, None]).mul_(grad_entropy[part, None]).add_(grad_logprobs[part, None])
-                grad_logits = log_p.mul_(p).neg_()
-            else:
-                grad_logits = p.mul_(grad_logprobs[part, None]).neg_()
-            is_here = local[part] != _NEVER_TARGET
-            rows = is_here.nonzero().squeeze(1)
-            grad_logits[rows, local[part][rows]] += grad_logprobs[part][rows]
-            grad_logits = grad_logits.div_(temperature).to(weight.dtype)
-            grad_hidden[part] = grad_logits @ weight
-            grad_weight += grad_logits.t() @ hidden[part]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
-
-
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """[C, V] float32."""
-    return (hidden @ weight.t()).float().div_(temperature)
+        settings: _Settings = ctx.settings
+        rows = weight[: settings.num_rows]
+        grad_hidden = torch.empty_like(hidden)
+        total = settings.gradient_sum
+        if total is None:
+            # Summed in float32 over the chunks, whatever the type of the weight.
+            total = torch.zeros_like(weight, dtype=torch.float32)
+        for part in settings.chunks(hidden.shape[0]):
+            logits = hidden[part] @ rows.t()
+            gradients = RowGradients(
+                targets=local[part],
+                log_norm=log_norm[part],
+                grad_logprobs=grad_logprobs[part].contiguous(),
+                entropy=entropy[part] if settings.needs_entropy else None,
+                grad_entropy=grad_entropy[part].contiguous() if settings.needs_entropy else None,
+            )
+            grad_logits = settings.kernels.logit_gradient(logits, gradients, settings.temperature)
+            torch.mm(grad_logits, rows, out=grad_hidden[part])
+            settings.kernels.add_product(total[: settings.num_rows], grad_logits, hidden[part])
+        grad_weight = None if settings.gradient_sum is not None else total.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None
 
 
 def _local_targets(targets: Tensor, vocab_start: int, num_rows: int) -> Tensor:
@@ -128,21 +137,18 @@ def _local_targets(targets: Tensor, vocab_start: int, num_rows: int) -> Tensor:
     return torch.where((rows >= 0) & (rows < num_rows), rows, _NEVER_TARGET)
 
 
-def _target_logits(logits: Tensor, local: Tensor) -> Tensor:
-    """[C] logit of the target, 0 where another rank has it."""
-    chosen = logits.gather(1, local.clamp(min=0)[:, None]).squeeze(1)
-    return torch.where(local == _NEVER_TARGET, torch.zeros_like(chosen), chosen)
+def _over_all_ranks(logits: Tensor, local: Tensor, settings: _Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """[C] each: log-sum-exp, the target's logit, and the mean logit under the distribution if it is needed."""
+    own = settings.kernels.row_statistics(logits, local, settings.temperature, needs_entropy=settings.needs_entropy)
+    largest, sums = own.largest, torch.stack((own.total, own.weighted, own.target))
+    if settings.group is not None:
+        largest = largest.clone()
+        _all_reduce(largest, dist.ReduceOp.MAX, settings.group)
+        sums[:2] *= (own.largest - largest).exp()
+        _all_reduce(sums, dist.ReduceOp.SUM, settings.group)
+    total, weighted, target = sums
+    return largest + total.log(), target, weighted / total
 
 
-def _log_sum_exp(logits: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """[C] over the whole vocabulary."""
-    largest = logits.max(-1).values
-    _all_reduce(largest, dist.ReduceOp.MAX, group)
-    total = (logits - largest[:, None]).exp_().sum(-1)
-    _all_reduce(total, dist.ReduceOp.SUM, group)
-    return largest + total.log_()
-
-
-def _all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None) -> None:
-    if group is not None:
-        dist.all_reduce(tensor, op=op, group=group)  # pyright: ignore[reportUnknownMemberType]  torch leaves `group` open
+def _all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup) -> None:
+    dist.all_reduce(tensor, op=op, group=group)  # pyright: ignore[reportUnknownMemberType]  torch leaves `group` open

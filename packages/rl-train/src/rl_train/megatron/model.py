@@ -19,6 +19,8 @@ from megatron.training.training import get_megatron_ddp_config
 from torch import Tensor
 
 from rl_train.errors import TrainConfigError
+from rl_train.megatron.kernels import Kernels
+from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.layer_spec import packed_layer_spec
 from rl_train.megatron.logprobs import TokenLogprobs, token_logprobs
 from rl_train.megatron.packed import PackedSequences
@@ -43,6 +45,7 @@ class LogprobRequest(NamedTuple):
     chunk_size: int
     vocab_size: int
     """Entries of the whole vocabulary, without padding rows."""
+    kernels: Kernels
 
 
 def transformer_config(args: argparse.Namespace) -> TransformerConfig:
@@ -65,10 +68,10 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
     return core_transformer_config_from_args(chosen)
 
 
-def build_model(args: argparse.Namespace) -> GPTModel:
+def build_model(args: argparse.Namespace, settings: LayerSettings) -> GPTModel:
     """This rank's part of the model, its parameters allocated and not filled. Collective."""
     config = transformer_config(args)
-    layers: Any = packed_layer_spec(config)
+    layers: Any = packed_layer_spec(config, settings)
     model = GPTModel(
         config,
         layers,
@@ -128,19 +131,23 @@ def _logprobs_of_hidden(
         hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=True)
     else:
         hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_states)
-    weight = output_layer.weight if output_weight is None else output_weight
+    weight: Any = output_layer.weight if output_weight is None else output_weight
     vocab_start = weight.shape[0] * parallel_state.get_tensor_model_parallel_rank()
     num_rows = min(weight.shape[0], context.vocab_size - vocab_start)
     assert num_rows > 0, "parse_megatron_args lets no rank have only padding"
     return token_logprobs(
-        hidden.squeeze(1)[context.positions],
-        weight[:num_rows],
+        hidden.squeeze(1).index_select(0, context.positions),
+        weight,
         context.targets,
         temperature=context.temperature,
         needs_entropy=context.needs_entropy,
         chunk_size=context.chunk_size,
         vocab_start=vocab_start,
+        num_rows=num_rows,
         group=group,
+        # Of Megatron's gradient buffer, which the wrapped model has.
+        gradient_sum=weight.main_grad if hasattr(weight, "main_grad") else None,
+        kernels=context.kernels,
     )
 
 
@@ -157,7 +164,7 @@ def _finalize_gradients(
 def module_of(model: torch.nn.Module) -> GPTModel:
     """The model under its wrappers."""
     while not isinstance(model, GPTModel):
-        model = model.module  # type: ignore[assignment]
+        model = model.module  # pyright: ignore[reportAssignmentType]
     return model
 
 

@@ -4,6 +4,9 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
+from rl_train.megatron.layer_settings import LayerSettings
+from rl_train.megatron.saved import recomputable
+
 
 class RMSNorm(torch.nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32 and rounded once.
@@ -14,13 +17,20 @@ class RMSNorm(torch.nn.Module):
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, *, settings: LayerSettings
+    ) -> None:
         super().__init__()
         device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
         self.eps = eps
+        self._settings = settings
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size], in the type of `x`."""
-        return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        rms_norm = self._settings.kernels.rms_norm
+        output = rms_norm(x, self.weight, self.eps)
+        if self._settings.recomputes_activations:
+            recomputable(output, lambda: rms_norm(x, self.weight, self.eps))
+        return output

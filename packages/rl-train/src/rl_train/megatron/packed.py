@@ -54,16 +54,15 @@ class PackedSequences(PackedSeqParams):
     _rotary: tuple[Tensor, Tensor] | None
     _dense: tuple[DenseBatch, ...] | None
 
-    def rotary(self, angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, [T, 1, D] each, of every token's position.
+    def rotary(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, [T, D / 2] float32 each, of every token's position.
 
         Args:
-            angles: [longest, 1, 1, D] float32, Megatron's table for positions from 0.
-            dtype: of the queries and keys; angles are float32 until after the cosine.
+            angles: [longest, 1, 1, D] float32, Megatron's table for positions from 0, whose two halves are the same.
         """
         if self._rotary is None:
-            per_token = angles[self.position_ids].squeeze(1)
-            self._rotary = per_token.cos().to(dtype), per_token.sin().to(dtype)
+            per_token = angles[:, 0, 0, : angles.shape[-1] // 2][self.position_ids]
+            self._rotary = per_token.cos(), per_token.sin()
         return self._rotary
 
     def dense_batches(self) -> tuple[DenseBatch, ...]:
@@ -82,8 +81,8 @@ class PackedSequences(PackedSeqParams):
 
 
 def _dense_batch(spans: list[tuple[int, int]], device: torch.device) -> DenseBatch:
-    starts, lengths = torch.tensor(spans, device=device).unbind(1)
-    offsets = torch.arange(int(lengths.max()), device=device)
+    starts, lengths = torch.tensor(spans).unbind(1)
+    offsets = torch.arange(int(lengths.max()))
     sources = starts[:, None] + torch.minimum(offsets[None], lengths[:, None] - 1)
     kept = (offsets[None] < lengths[:, None]).flatten().nonzero().squeeze(1)
-    return DenseBatch(sources, kept, sources.flatten()[kept])
+    return DenseBatch(*(one.to(device) for one in (sources, kept, sources.flatten()[kept])))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl_data import Microbatch
 from rl_train.algorithms import LossInputs
+from rl_train.megatron.kernels import Kernels
 from rl_train.megatron.model import LogprobRequest
 from rl_train.megatron.packed import PackedSequences
 
@@ -20,6 +21,7 @@ class ModelSettings(NamedTuple):
     chunk_size: int
     vocab_size: int
     device: torch.device
+    kernels: Kernels
 
 
 class RankMicrobatch(NamedTuple):
@@ -94,5 +96,6 @@ def on_rank(
             needs_entropy=needs_entropy,
             chunk_size=settings.chunk_size,
             vocab_size=settings.vocab_size,
+            kernels=settings.kernels,
         ),
     )

@@ -21,16 +21,20 @@ from rl_data.json import JsonValue
 from rl_train.algorithms import LossFunction
 from rl_train.errors import TrainConfigError, TrainerError
 from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.attention import PackedCoreAttention
 from rl_train.megatron.batch_check import check_batch
 from rl_train.megatron.checkpoint import Checkpointer
 from rl_train.megatron.config import MegatronTrainerConfig
 from rl_train.megatron.export import MegatronTensorSource
 from rl_train.megatron.hf_folder import export_hf
+from rl_train.megatron.kernels import choose_kernels
+from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.memory import RankMemory
 from rl_train.megatron.model import build_model, forward, wrap_model
-from rl_train.megatron.optimizer import build_optimizer, build_scheduler, learning_rate, step_if_finite
+from rl_train.megatron.optimizer import build_optimizer, build_scheduler, gradient_norm, learning_rate, step_if_finite
 from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group, same_outcome
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
+from rl_train.megatron.recompute_switch import RecomputeSwitch
 from rl_train.megatron.reference import ReferenceWeights
 from rl_train.megatron.weights import load_weights
 from rl_train.trainer import MemoryUse, StepResult, TrainerPart
@@ -78,9 +82,14 @@ class MegatronTrainer:
         self._clip_grad: float = args.clip_grad
         self._model_config = model_config
         device = initialize_parallel(args)
-        self._settings = ModelSettings(temperature, chosen.log_probs_chunk_size, args.vocab_size, device)
+        kernels = choose_kernels(chosen.trainer_kernels)
+        self._settings = ModelSettings(temperature, chosen.log_probs_chunk_size, args.vocab_size, device, kernels)
         self._pad_to_multiple: int = args.tensor_model_parallel_size if args.sequence_parallel else 1
-        module = build_model(args)
+        layers = LayerSettings(kernels)
+        module = build_model(args, layers)
+        self._recompute = RecomputeSwitch(
+            chosen.recompute_policy, args, module.config, layers, chosen.log_probs_chunk_size
+        )
         load_weights(module, weights, model_config)
         self._model = wrap_model(args, module)
         self._optimizer = build_optimizer(args, self._model)
@@ -105,6 +114,17 @@ class MegatronTrainer:
         """Optimizer steps taken since the start of training."""
         return self._num_steps
 
+    @property
+    def chosen(self) -> Mapping[str, JsonValue]:
+        """What was chosen for this machine: kernels, attention, and what the last step computed again."""
+        plan = self._recompute.plan
+        attention = next((one.kernel for one in self._model.modules() if isinstance(one, PackedCoreAttention)), None)
+        return {
+            "kernels": self._settings.kernels.name,
+            "attention": "padded" if attention is None else attention.name,
+            "recompute": None if plan is None else dict(plan._asdict()),
+        }
+
     def train_step(self, batch: TrainBatch) -> StepResult:
         """One optimizer step on the whole batch. Collective.
 
@@ -119,13 +139,15 @@ class MegatronTrainer:
         own = self._own_microbatches(batch, is_trained=True)
         needs_entropy = self._loss.needs_entropy
         items = [on_rank(one, trained_tokens(one), self._settings, needs_entropy=needs_entropy) for one in own]
+        self._recompute.prepare(max(len(item.tokens) for item in items))
         self._model.zero_grad_buffer()
         self._optimizer.zero_grad()
         sums = self._run(items, self._loss_of, forward_only=False)
-        loss, metrics = self._reduce(sums, batch.num_loss_tokens)
+        grad_norm = gradient_norm(self._optimizer)
         forward_backward_done = time.perf_counter()
         rate = learning_rate(self._optimizer)
-        outcome = step_if_finite(self._optimizer, self._clip_grad)
+        outcome = step_if_finite(self._optimizer, self._clip_grad, grad_norm)
+        loss, metrics = self._reduce(sums, batch.num_loss_tokens)
         if not outcome.is_skipped:
             self._scheduler.step(increment=1)
         self._num_steps += 1

@@ -104,8 +104,8 @@ def _query_key_value(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str,
     cos, sin = angles.cos(), angles.sin()
     return _compare(
         "query_key_value",
-        lambda *given: kernels.query_key_value(*given, cos, sin, 1e-6),
-        lambda *given: _exact_query_key_value(*given, cos.double(), sin.double()),
+        lambda x, wq, wk: kernels.query_key_value(x, wq, wk, cos, sin, 1e-6),
+        lambda x, wq, wk: _exact_query_key_value(x, wq, wk, cos.double(), sin.double()),
         (mixed, draw(sizes.head_dim), draw(sizes.head_dim)),
         draw,
     )

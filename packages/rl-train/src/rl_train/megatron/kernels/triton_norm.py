@@ -5,7 +5,6 @@
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from rl_train.megatron.kernels.launch import compiled, next_power_of_two, num_pr
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32 and rounded once."""
-    output: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    output: Tensor = _RMSNorm.apply(x, weight, eps)
     return output
 
 
@@ -33,7 +32,7 @@ class _RMSNorm(torch.autograd.Function):
         return output.view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, weight, inverse = ctx.saved_tensors
         num_rows, length = rows.shape
         grad_output = grad_output.contiguous()

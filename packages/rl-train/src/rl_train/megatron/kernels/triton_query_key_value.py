@@ -10,7 +10,6 @@ halves, which the rotation turns into each other.
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -23,7 +22,7 @@ def query_key_value(
     mixed: Tensor, query_weight: Tensor, key_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `plain.query_key_value`."""
-    return _QueryKeyValue.apply(mixed, query_weight, key_weight, cos, sin, eps)  # type: ignore[no-untyped-call,no-any-return]
+    return _QueryKeyValue.apply(mixed, query_weight, key_weight, cos, sin, eps)
 
 
 class _QueryKeyValue(torch.autograd.Function):
@@ -45,7 +44,7 @@ class _QueryKeyValue(torch.autograd.Function):
         return query, key, value
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         mixed, query_weight, key_weight, cos, sin = ctx.saved_tensors

@@ -16,7 +16,7 @@ _BLOCK = 1024
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) x up, [..., F] from [..., 2 F] with the gate first; computed in float32 and rounded once."""
-    output: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
+    output: Tensor = _SwiGLU.apply(x)
     return output
 
 
@@ -34,7 +34,7 @@ class _SwiGLU(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         size = x.shape[-1] // 2
         grad_output, grad_x = grad_output.contiguous(), torch.empty_like(x)
