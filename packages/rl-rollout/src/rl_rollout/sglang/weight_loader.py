@@ -10,14 +10,14 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import torch
 
+from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel
 from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage
 from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer
 from rl_rollout.weights import LANES, TensorSpec, checksum_of_sums
@@ -27,16 +27,8 @@ logger = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(Order)
 
 
-class SGLangModel(Protocol):
-    """A model of SGLang, as far as it is used here."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Those of `torch.nn.Module`."""
-        ...
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> object:
-        """Copies tensors under their Hugging Face names into the parameters."""
-        ...
+_plans: dict[tuple[TensorSpec, ...], LoadPlan] = {}
+"""How each bucket that came was loaded."""
 
 
 class LoadRefusedError(RuntimeError):
@@ -61,14 +53,22 @@ def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
     uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
     if not isinstance(order.task, LoadBucket):
         return OrderAnswer(device_uuid=uuid)
-    task = order.task
+    return _load(model, order.task, device, uuid)
+
+
+def _load(model: SGLangModel, task: LoadBucket, device: torch.device, uuid: str | None) -> OrderAnswer:
     started = time.perf_counter()
     flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
     opened = time.perf_counter()
     if (actual := _checksum(flat)) != task.checksum:
         raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
     checked = time.perf_counter()
-    model.load_weights(_tensors(task.specs, flat))
+    key = tuple((name, dtype, tuple(shape)) for name, dtype, shape in task.specs)
+    plan = _plans.get(key)
+    if plan is not None and plan.fits(model):
+        plan.load(flat)
+    elif (seen := LoadPlan.load_and_see(model, _tensors(task.specs, flat), flat)) is not None:
+        _plans[key] = seen
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()  # the sender writes into the buffer again after the answer
     loaded = time.perf_counter()
