@@ -6,7 +6,8 @@ import rl_rollout
 
 def test_the_public_names_are_these():
     assert sorted(rl_rollout.__all__) == [
-        "Engine", "EngineConfig", "EngineDeadlineError", "EngineError", "EngineNotServingError", "EnginePool",
+        "Engine", "EngineConfig", "EngineDeadlineError", "EngineError", "EngineNotServingError", "EnginePart",
+        "EnginePool",
         "EvalReport", "GenerateContext", "GenerateFunction", "GenerateRequest", "Generation",
         "MultiTurn", "RLRolloutError", "RequestError", "Rollout", "RolloutConfig",
         "RolloutConfigError", "RolloutResult", "RolloutStarvedError", "SGLangEngine", "SamplingParams", "evaluate",
