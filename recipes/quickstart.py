@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes import grpo, sft
+from recipes.arguments import ForeignParsers
 from recipes.cluster import ray_cluster
 from recipes.config.checks import require_at_least
 from recipes.console import StepConsole
@@ -105,12 +106,14 @@ def quickstart(settings: QuickstartSettings) -> Summary:
     console, folders = StepConsole(), QuickstartFolders(root=settings.run_dir)
     make_inputs(folders, settings.seed)
     with ray_cluster(num_actors=_NUM_ACTORS):
-        console.say("SFT: the tiny model learns to answer from conversations")
-        sft.run(sft.read_job(sft_flags(folders, settings.seed, settings.num_sft_steps)))
-        console.say("conversion: Hugging Face -> torch_dist -> Hugging Face")
-        console.say(check_round_trip(folders))
-        console.say("GRPO: the model learns from graded answers")
-        grpo.run(grpo.read_job(grpo_flags(folders, settings.seed, settings.num_rollout)))
+        with ForeignParsers() as parsers:
+            console.say("SFT: the tiny model learns to answer from conversations")
+            sft.run(sft.read_job(sft_flags(folders, settings.seed, settings.num_sft_steps), parsers))
+            console.say("conversion: Hugging Face -> torch_dist -> Hugging Face")
+            console.say(check_round_trip(folders))
+            console.say("GRPO: the model learns from graded answers")
+            job = grpo.read_job(grpo_flags(folders, settings.seed, settings.num_rollout), parsers)
+        grpo.run(job)
     gather(folders)
     summary = read_summary(folders.root / METRICS_FILE, seconds=time.monotonic() - started, seed=settings.seed)
     summary.write(folders.root / SUMMARY_FILE)

@@ -1,6 +1,7 @@
 """Megatron's and SGLang's flags, read by their own parsers in processes of their own, at the same time.
 
-Both libraries take seconds to import, and a recipe's driver needs neither: it goes on while they load.
+Both libraries take seconds to import, and a recipe's driver needs neither: it goes on while they load. Once loaded, a
+parser answers for several command lines.
 """
 
 import importlib
@@ -8,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,21 +59,17 @@ def read_model_config(hf_checkpoint: Path) -> Mapping[str, JsonValue]:
 
 
 class ForeignParsers:
-    """The parsers of both libraries, which load from now on and end with the block.
+    """The parsers of both libraries, each started when it is first wanted, ended with the block.
 
     Example:
-        >>> with ForeignParsers(parsed) as parsers:
+        >>> with ForeignParsers() as parsers:
+        ...     parsers.load(parsed)
         ...     rows = read_rows()  # meanwhile
-        ...     foreign = parsers.read(hf_checkpoint=folder, world_size=2)
-
-    Args:
-        parsed: what `parse_arguments` gave. SGLang is asked only if it has any flags.
+        ...     foreign = parsers.read(parsed, hf_checkpoint=folder, world_size=2)
     """
 
-    def __init__(self, parsed: ParsedArguments) -> None:
-        self._parsed = parsed
-        names = ["megatron", "sglang"] if parsed.sglang_argv else ["megatron"]
-        self._parsers = {name: _start(name) for name in names}
+    def __init__(self) -> None:
+        self._parsers: dict[str, _Parser] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -78,18 +77,27 @@ class ForeignParsers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for parser in self._parsers.values():
-            parser.kill()
-        for parser in self._parsers.values():
-            with parser:  # closes its pipes and waits for its end
-                pass
+        self._end()
+
+    def load(self, parsed: ParsedArguments) -> None:
+        """Starts the parsers that `read` will ask, and does not wait. SGLang is asked only if it has any flags."""
+        for name in ("megatron", "sglang") if parsed.sglang_argv else ("megatron",):
+            if name not in self._parsers:
+                self._parsers[name] = _Parser(name)
 
     def read(
-        self, *, hf_checkpoint: Path, world_size: int, train_iters: int | None = None, timeout_s: float = 300.0
+        self,
+        parsed: ParsedArguments,
+        *,
+        hf_checkpoint: Path,
+        world_size: int,
+        train_iters: int | None = None,
+        timeout_s: float = 300.0,
     ) -> ForeignArguments:
-        """Has Megatron and SGLang read their flags. May be called once.
+        """Has Megatron and SGLang read their flags.
 
         Args:
+            parsed: what `parse_arguments` gave.
             hf_checkpoint: the model's folder, whose config.json fixes the model's shape.
             world_size: number of trainer ranks.
             train_iters: optimizer steps of the whole run, if known.
@@ -98,7 +106,6 @@ class ForeignParsers:
         Raises:
             UsageError: with everything that either parser refuses.
         """
-        parsed = self._parsed
         megatron_job: dict[str, JsonValue] = {
             "argv": [*parsed.megatron_argv],
             "model_config": dict(read_model_config(hf_checkpoint)),
@@ -106,7 +113,11 @@ class ForeignParsers:
             "train_iters": train_iters,
             "where": f"config.json of {hf_checkpoint}",
         }
-        results = self._ask_all({"megatron": megatron_job, "sglang": {"argv": [*parsed.sglang_argv]}}, timeout_s)
+        jobs: dict[str, Mapping[str, JsonValue]] = {"megatron": megatron_job}
+        if parsed.sglang_argv:
+            jobs["sglang"] = {"argv": [*parsed.sglang_argv]}
+        self.load(parsed)
+        results = self._ask(jobs, timeout_s)
         problems = [located(str(result["error"]), parsed.given) for result in results.values() if "error" in result]
         if problems:
             raise UsageError("\n".join(problems))
@@ -118,53 +129,70 @@ class ForeignParsers:
         explicit = cast("dict[str, JsonValue]", results["sglang"]["explicit"]) if "sglang" in results else {}
         return ForeignArguments(megatron=megatron, sglang=SGLangArguments(argv=parsed.sglang_argv, explicit=explicit))
 
-    def _ask_all(
-        self, jobs: Mapping[str, Mapping[str, JsonValue]], timeout_s: float
-    ) -> dict[str, dict[str, JsonValue]]:
+    def _ask(self, jobs: Mapping[str, Mapping[str, JsonValue]], timeout_s: float) -> dict[str, dict[str, JsonValue]]:
         """The answers, by parser."""
-        with ThreadPoolExecutor(len(self._parsers)) as threads:
+        with ThreadPoolExecutor(len(jobs)) as threads:
             try:
-                answers = {
-                    name: threads.submit(_ask, name, jobs[name], parser, timeout_s)
-                    for name, parser in self._parsers.items()
-                }
-                return {name: answer.result() for name, answer in answers.items()}
-            finally:
-                # An interrupt of this thread ends the parsers, and so the threads that wait for them.
-                for parser in self._parsers.values():
-                    parser.kill()
+                answers = {name: threads.submit(self._parsers[name].ask, job) for name, job in jobs.items()}
+                return {name: answer.result(timeout_s) for name, answer in answers.items()}
+            except BaseException as error:
+                # Without its parser no thread waits any longer: an interrupt would otherwise wait for them.
+                self._end()
+                if isinstance(error, TimeoutError):
+                    raise TimeoutError(f"the parsers of {', '.join(jobs)} gave no answer in {timeout_s} s") from error
+                raise
+
+    def _end(self) -> None:
+        while self._parsers:
+            self._parsers.popitem()[1].end()
 
 
-def _start(name: str) -> "subprocess.Popen[str]":
-    """This module as a program: one parser, which loads its library and then waits for its job."""
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-        "PYTHONWARNINGS": "ignore",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "recipes.arguments.foreign", name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+class _Parser:
+    """This module as a program: one parser, which loads its library and then answers job after job."""
 
+    def __init__(self, name: str) -> None:
+        self._name = name
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONWARNINGS": "ignore",
+        }
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "recipes.arguments.foreign", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
 
-def _ask(
-    name: str, job: Mapping[str, JsonValue], parser: "subprocess.Popen[str]", timeout_s: float
-) -> dict[str, JsonValue]:
-    """Hands the parser its job and returns its answer."""
-    try:
-        answer, log = parser.communicate(json.dumps(job), timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"the {name} parser gave no answer within {timeout_s} s") from error
-    if parser.returncode != 0:
-        tail = "\n".join(log.splitlines()[-_LOG_LINES_IN_ERRORS:])
-        raise RuntimeError(f"the {name} parser failed (exit code {parser.returncode}):\n{tail}")
-    return json.loads(answer)
+    def ask(self, job: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Hands it a job and returns its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code = self._process.wait()
+            self._log.seek(0)
+            tail = "\n".join(self._log.read().splitlines()[-_LOG_LINES_IN_ERRORS:])
+            raise RuntimeError(f"the {self._name} parser failed (exit code {code}):\n{tail}")
+        return json.loads(answer)
+
+    def end(self) -> None:
+        """Kills it."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            with suppress(BrokenPipeError):  # what it was sent, and did not read any more
+                if pipe is not None:
+                    pipe.close()
 
 
 def _answer(name: str, job: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -189,8 +217,9 @@ def _main(name: str) -> None:
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     importlib.import_module(_LIBRARIES[name])
-    json.dump(_answer(name, json.load(sys.stdin)), pipe)
-    pipe.close()
+    for line in sys.stdin:
+        pipe.write(json.dumps(_answer(name, json.loads(line))) + "\n")
+        pipe.flush()
 
 
 if __name__ == "__main__":

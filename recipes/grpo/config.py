@@ -1,6 +1,7 @@
 """Everything that a GRPO run is told, checked before any process starts."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from recipes.arguments.foreign import ForeignArguments, ForeignParsers, read_model_config
@@ -18,7 +19,7 @@ from recipes.config import (
 from recipes.config.limits import token_budget
 from recipes.grpo.checks import check_together
 from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_set
-from recipes.grpo.limits import engine_rooms, prompt_limit
+from recipes.grpo.limits import check_host_memory, engine_rooms, prompt_limit
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from rl_data import GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
@@ -76,8 +77,12 @@ class GRPOJob:
     """The resolved configuration, as it is saved."""
 
 
-def read_job(argv: Sequence[str]) -> GRPOJob:
+def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPOJob:
     """The run that a command line describes.
+
+    Args:
+        argv: the words of the command line.
+        parsers: those that read the flags of Megatron and SGLang; of its own if None.
 
     Raises:
         UsageError, DataError, CheckpointError, RolloutConfigError, TrainConfigError: what the user can mend.
@@ -91,16 +96,19 @@ def read_job(argv: Sequence[str]) -> GRPOJob:
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
     world_size = parsed.get(TrainerPlacementConfig).world_size
-    with ForeignParsers(parsed) as parsers:
+    with nullcontext(parsers) if parsers else ForeignParsers() as loading:
+        loading.load(parsed)
         tokenizer = load_tokenizer(run.hf_checkpoint)
         num_rows = _check_rows(parsed, tokenizer)
         num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
-        foreign = parsers.read(
+        foreign = loading.read(
+            parsed,
             hf_checkpoint=run.hf_checkpoint,
             world_size=world_size,
             train_iters=num_rollouts * num_steps_per_rollout,
         )
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
+    check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron)
     source, eval_sets = _open_data(parsed, foreign, tokenizer)
     return GRPOJob(
         run=run,

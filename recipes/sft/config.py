@@ -1,6 +1,7 @@
 """Everything that an SFT run is told, checked before any process starts."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from recipes.arguments.foreign import ForeignParsers, read_model_config
@@ -44,8 +45,12 @@ class SFTJob:
     """The resolved configuration, as it is saved."""
 
 
-def read_job(argv: Sequence[str]) -> SFTJob:
+def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJob:
     """The run that a command line describes.
+
+    Args:
+        argv: the words of the command line.
+        parsers: those that read Megatron's flags; of its own if None.
 
     Raises:
         UsageError, DataError, CheckpointError, TrainConfigError: what the user can mend.
@@ -61,12 +66,15 @@ def read_job(argv: Sequence[str]) -> SFTJob:
         check_weights(run.hf_checkpoint, model_config)
     rules_for(model_config)
     data = parsed.get(ConversationDataConfig)
-    with ForeignParsers(parsed) as parsers:
+    with nullcontext(parsers) if parsers else ForeignParsers() as loading:
+        loading.load(parsed)
         tokenizer = load_tokenizer(run.hf_checkpoint)
         source = ConversationSource(data, tokenizer)
         source.validate()
         num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
-        foreign = parsers.read(hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps)
+        foreign = loading.read(
+            parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
+        )
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
     # Longer conversations are dropped: they would fit neither into a micro-batch nor into the model.
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from recipes.arguments import ForeignParsers
 from recipes.toy import make_conversations, make_problems, make_tiny_model
 from tests.recipes.running import Run
 
@@ -53,6 +54,13 @@ def easy_inputs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Inp
         for question in questions:
             out.write(json.dumps({"prompt": [{"role": "user", "content": question}], "label": ANSWER}) + "\n")
     return easy
+
+
+@pytest.fixture(scope="session")
+def parsers() -> Iterator[ForeignParsers]:
+    """Megatron's and SGLang's, which take seconds to load: one of each for all that is read in this process."""
+    with ForeignParsers() as parsers:
+        yield parsers
 
 
 @pytest.fixture

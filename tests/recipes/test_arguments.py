@@ -13,7 +13,6 @@ from typing import Literal
 import pytest
 
 from recipes.arguments import (
-    ForeignParsers,
     UsageError,
     exit_on_usage_error,
     parse_arguments,
@@ -326,11 +325,10 @@ def model(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_megatron_and_sglang_read_their_flags_in_processes_of_their_own(model):
+def test_megatron_and_sglang_read_their_flags_in_processes_of_their_own(model, parsers):
     parsed = parse("--width", "1", "--bf16", "--sglang-mem-fraction-static", "0.5")
     imported = {"megatron", "sglang"} & sys.modules.keys()
-    with ForeignParsers(parsed) as parsers:
-        foreign = parsers.read(hf_checkpoint=model, world_size=2, train_iters=7)
+    foreign = parsers.read(parsed, hf_checkpoint=model, world_size=2, train_iters=7)
     assert foreign.megatron.values["data_parallel_size"] == 2
     assert foreign.megatron.values["train_iters"] == 7
     assert foreign.megatron.explicit == {"--bf16"}
@@ -339,12 +337,12 @@ def test_megatron_and_sglang_read_their_flags_in_processes_of_their_own(model):
 
 
 @pytest.mark.slow
-def test_what_either_refuses_is_one_error_with_the_place_where_it_was_given(model, tmp_path):
+def test_what_either_refuses_is_one_error_with_the_place_where_it_was_given(model, parsers, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("width: 1\nnum-layers: 3\n")
     parsed = parse("--config", str(config), "--sglang-mem-fraction-static", "half")
-    with ForeignParsers(parsed) as parsers, pytest.raises(UsageError) as error:
-        parsers.read(hf_checkpoint=model, world_size=2)
+    with pytest.raises(UsageError) as error:
+        parsers.read(parsed, hf_checkpoint=model, world_size=2)
     assert str(error.value) == (
         f"{config}:2: --num-layers 3: config.json of {model} says num_hidden_layers 2\n"
         "--sglang-mem-fraction-static: invalid float value: 'half'"

@@ -1,12 +1,23 @@
-"""How runs end when they are interrupted, when a part of them dies, and when the disk is full."""
+"""How runs end when they are interrupted, when a part of them dies, and when the disk is full.
 
+Those of which a part dies are on real data, where it is there: half a run on it has come as far as a whole one.
+"""
+
+import json
 import signal
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
 
 from rl_train.megatron.checkpoint_folder import latest_checkpoint
-from tests.recipes.running import recipe
+from tests.recipes.running import SHARED_DATA, Run, recipe
+
+REAL_PROBLEMS = SHARED_DATA / "gsm8k_train_dapo.jsonl"
+REAL_CONVERSATIONS = SHARED_DATA / "gsm8k_train_openhermes.jsonl"
 
 ENDS_WITHIN_S = 10.0
 # The kernel needs a moment to take down what was killed, and this machine may have other work.
@@ -47,25 +58,81 @@ def test_an_interrupt_while_engine_and_trainer_start_ends_the_run(start, inputs,
     assert list(run.tmp.glob("rl-*")) == []
 
 
-@pytest.mark.slow
-def test_a_run_whose_engine_dies_ends_with_the_engines_name(start, inputs, tmp_path):
-    run = start(grpo(inputs, tmp_path / "run"))
-    run.wait_for("grpo 1 ")
-    run.wait_for_process("sglang::scheduler").kill()
-    assert run.end(20) == 1
-    assert "engine 0: its process ended" in run.err
-    assert "before its first checkpoint" in run.err
-    assert run.left_after(GONE_WITHIN_S) == []
+class Ended(NamedTuple):
+    """A run of which a part was killed, after its end."""
+
+    exit_code: int
+    out: str
+    err: str
+    left: list[str]
+    folder: Path
+
+
+def ended(run: Run, folder: Path, *, after: str, victim: Callable[[], psutil.Process]) -> Ended:
+    """Kills a part of the run when its output has `after`."""
+    try:
+        run.wait_for(after)
+        victim().kill()
+        return Ended(run.end(20), run.out, run.err, run.left_after(GONE_WITHIN_S), folder)
+    finally:
+        run.clean_up()
+
+
+def rows(file: Path) -> list[dict]:
+    with file.open() as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def run_without_engine(inputs, tmp_path_factory) -> Ended:
+    folder = tmp_path_factory.mktemp("engine")
+    data = REAL_PROBLEMS if REAL_PROBLEMS.is_file() else inputs.prompts
+    run = Run(grpo(inputs, folder / "run", "--prompt-data", data), folder / "log")
+    return ended(run, folder / "run", after="grpo 2 ", victim=lambda: run.wait_for_process("sglang::scheduler"))
+
+
+@pytest.fixture(scope="module")
+def run_without_rank(inputs, tmp_path_factory) -> Ended:
+    folder = tmp_path_factory.mktemp("rank")
+    data = REAL_CONVERSATIONS if REAL_CONVERSATIONS.is_file() else inputs.conversations
+    run = Run(sft(inputs, folder / "run", "--prompt-data", data), folder / "log")
+    return ended(run, folder / "run", after="sft 2  loss", victim=lambda: run.find("ray::_RankActor")[1])
 
 
 @pytest.mark.slow
-def test_a_run_whose_rank_dies_ends_with_the_ranks_number(start, inputs, tmp_path):
-    run = start(sft(inputs, tmp_path / "run"))
-    run.wait_for("sft 1 ")
-    run.find("ray::_RankActor")[1].kill()
-    assert run.end(20) == 1
-    assert "trainer rank" in run.err.splitlines()[-1] or "died while training" in run.err
-    assert run.left_after(GONE_WITHIN_S) == []
+def test_a_run_whose_engine_dies_ends_with_the_engines_name(run_without_engine):
+    assert run_without_engine.exit_code == 1
+    assert "engine 0: its process ended" in run_without_engine.err
+    assert "before its first checkpoint" in run_without_engine.err
+    assert run_without_engine.left == []
+
+
+@pytest.mark.slow
+def test_grpo_takes_real_problems(run_without_engine):
+    if not REAL_PROBLEMS.is_file():
+        pytest.skip(f"{REAL_PROBLEMS} is not there")
+    answers = {row["label"] for row in rows(REAL_PROBLEMS)}
+    samples = rows(run_without_engine.folder / "samples.jsonl")
+    assert len(samples) >= 16
+    assert {sample["label"] for sample in samples} <= answers
+    assert all(sample["reward"] in (0, 1) for sample in samples)
+
+
+@pytest.mark.slow
+def test_a_run_whose_rank_dies_ends_with_the_ranks_number(run_without_rank):
+    err = run_without_rank.err
+    assert run_without_rank.exit_code == 1
+    assert "trainer rank" in err.splitlines()[-1] or "died while training" in err
+    assert run_without_rank.left == []
+
+
+@pytest.mark.slow
+def test_sft_takes_real_conversations(run_without_rank):
+    if not REAL_CONVERSATIONS.is_file():
+        pytest.skip(f"{REAL_CONVERSATIONS} is not there")
+    first, second, *_ = rows(run_without_rank.folder / "metrics.jsonl")
+    assert first["num_loss_tokens"] > 0
+    assert second["loss"] != first["loss"]
 
 
 @pytest.fixture

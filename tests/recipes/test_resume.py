@@ -1,6 +1,7 @@
-"""A run that was interrupted and resumed gives what a run without interruption gives, to the bit."""
+"""A run that was killed or interrupted and resumed gives what a run without interruption gives, to the bit."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ import pytest
 from recipes.errors import UsageError
 from recipes.grpo.config import read_job
 from recipes.run_folder import RunFolder, check_folder
-from tests.recipes.running import recipe, resume_command
+from tests.recipes.listeners import check_that_strangers_are_kept_out
+from tests.recipes.running import Run, recipe, resume_command
+
+# What is started for a GRPO run: Ray's parts, trainer ranks, the engine's process and grading workers.
+PARTS = ("gcs_server", "raylet/raylet", "ray::_RankActor", "sglang::scheduler", "rl_data.grading.worker")
+NUM_STEPS = 6
 
 
 def sft(inputs, run_dir, num_rollout, *words):
@@ -19,18 +25,19 @@ def sft(inputs, run_dir, num_rollout, *words):
     return recipe("sft", *paths, *steps, *words)
 
 
-def grpo(inputs, run_dir):
+def grpo(inputs, run_dir, *words):
     paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.prompts, "--run-dir", run_dir)
-    steps = ("--num-rollout", 8, "--save-interval", 1, "--lr-warmup-iters", 0)
+    steps = ("--num-rollout", NUM_STEPS, "--save-interval", 1, "--lr-warmup-iters", 0)
     sizes = ("--rollout-batch-size", 4, "--n-samples-per-prompt", 4, "--global-batch-size", 16)
-    held_out = ("--eval-prompt-data", "held-out", inputs.eval_prompts, "--eval-interval", 4)
-    return recipe("grpo", *paths, *steps, *sizes, *held_out)
+    held_out = ("--eval-prompt-data", "held-out", inputs.eval_prompts, "--eval-interval", 3)
+    return recipe("grpo", *paths, *steps, *sizes, *held_out, *words)
 
 
 def records(run_dir, name="metrics.jsonl"):
-    """The lines of a file, without the times."""
-    lines = [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    """The lines of a file, without what the machine made of it."""
+    with (run_dir / name).open() as lines:  # str.splitlines would also cut at U+2028 in a sampled text
+        read = [json.loads(line) for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "memory_gib")} for line in read]
 
 
 def assert_same_but_for_rounding(found, expected, key):
@@ -43,6 +50,21 @@ def assert_same_but_for_rounding(found, expected, key):
         assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=0, abs=1e-5)
 
 
+def assert_memory_moved(run_dir, out):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["phase"] == "grpo"]
+    assert len(steps) == NUM_STEPS
+    for step in steps:
+        seconds, gib = step["seconds"], step["memory_gib"]
+        assert seconds["switch"] == seconds["release"] + seconds["resume"] + seconds["publish"]
+        assert 0 < seconds["switch"] < seconds["step"]
+        phases = ("generate", "released", "train", "publish")
+        assert gib.keys() == {f"{phase}_{what}" for phase in phases for what in ("resident", "parked")}
+        # The optimizer's state and, after the first publication, the weights lie in host memory.
+        assert 0 < gib["train_parked"] == gib["generate_parked"] < gib["train_resident"]
+        assert f"rank GiB {max(gib.values()):.3f}" in out
+
+
 def weights(run_dir):
     return (run_dir / "model" / "model.safetensors").read_bytes()
 
@@ -50,8 +72,6 @@ def weights(run_dir):
 @pytest.fixture(scope="module")
 def policy(easy_inputs, tmp_path_factory):
     """A model that often answers right, from an SFT run without interruption."""
-    from tests.recipes.running import Run
-
     folder = tmp_path_factory.mktemp("policy")
     run = Run(sft(easy_inputs, folder / "run", 5), folder / "log")
     try:
@@ -73,24 +93,39 @@ def test_sft_resumed_gives_what_sft_in_one_go_gives(start, easy_inputs, policy, 
 
 
 @pytest.mark.slow
-def test_grpo_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(start, easy_inputs, policy, tmp_path):
+def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(start, easy_inputs, policy, tmp_path):
     inputs = easy_inputs._replace(model=policy / "model")
-    straight = start(grpo(inputs, tmp_path / "straight"))
+    # Trainer and engine take turns with their memory here, and have it side by side in the run that is interrupted.
+    colocated = ("--colocate", "--rollout-num-gpus", 1, "--offload-train-parameters")
+    straight = start(grpo(inputs, tmp_path / "straight", *colocated))
     assert straight.end() == 0, straight.err
+    expected = records(tmp_path / "straight")
+    assert_memory_moved(tmp_path / "straight", straight.out)
 
-    interrupted = start(grpo(inputs, tmp_path / "run"))
-    interrupted.wait_for("grpo 2 ")
+    killed = start(grpo(inputs, tmp_path / "run"))
+    killed.wait_for("grpo 2 ")
+    killed.send(signal.SIGSTOP)  # so that it does not end while it is looked at
+    assert [part for part in PARTS if not killed.find(part)] == []
+    check_that_strangers_are_kept_out(killed)
+    killed.send(signal.SIGKILL)
+    killed.end(1)
+    assert killed.left_after(15) == []
+    assert list(killed.tmp.glob("rl-*")) == []
+    assert len(records(tmp_path / "run")) < len(expected)
+
+    interrupted = start(grpo(inputs, tmp_path / "run", "--resume"))
+    interrupted.wait_for("grpo 4 ")
     interrupted.press_ctrl_c()
     assert interrupted.end(10) == 130
     assert interrupted.left_after(5) == []
     assert "Traceback" not in interrupted.err
-    assert len(records(tmp_path / "run")) < len(records(tmp_path / "straight"))
+    assert "grpo 1 " not in interrupted.out, "it began anew"
+    assert len(records(tmp_path / "run")) < len(expected)
 
     resumed = start(resume_command(interrupted.err))
     assert resumed.end() == 0, resumed.err
-    expected = records(tmp_path / "straight")
-    assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < 8
-    assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, 9))
+    assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < NUM_STEPS
+    assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, NUM_STEPS + 1))
     assert_same_but_for_rounding(records(tmp_path / "run"), expected, "logprob_abs_diff")
     samples, expected_samples = (records(tmp_path / name, "samples.jsonl") for name in ("run", "straight"))
     assert_same_but_for_rounding(samples, expected_samples, "rollout_logprobs")
@@ -110,11 +145,11 @@ def test_lines_after_the_checkpoint_go_and_so_does_the_start_of_a_line(tmp_path)
 
 
 @pytest.fixture
-def earlier_run(inputs, tmp_path):
+def earlier_run(inputs, parsers, tmp_path):
     """The folder of a run that ended, and the words that it was started with."""
     words = ["--preset", "tiny_math", "--hf-checkpoint", str(inputs.model), "--prompt-data", str(inputs.prompts)]
     words += ["--run-dir", str(tmp_path / "run")]
-    job = read_job(words)
+    job = read_job(words, parsers)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     folder.log_metrics({"step": 1})
     (job.run.checkpoints / "latest_checkpointed_iteration.txt").write_text("1")

@@ -1,16 +1,17 @@
 """Settings that do nothing or make no sense together are refused; what does not fit is left out and counted."""
 
 import json
+import math
 import shutil
 
 import pytest
 
 from recipes.arguments import UsageError
-from recipes.config import BatchConfig
+from recipes.config import BatchConfig, EnginePlacementConfig
 from recipes.config.limits import token_budget
 from recipes.grpo.config import read_job as read_grpo
 from recipes.grpo.evaluation import EvalSet
-from recipes.grpo.limits import engine_rooms, prompt_limit
+from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
 from recipes.sft.config import read_job as read_sft
 from rl_data import DataError
@@ -18,6 +19,7 @@ from rl_rollout import EvalReport, RolloutResult
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.trainer import StepResult
+from rl_weights import HFCheckpoint
 
 
 def words_of(preset, inputs, folder, *words):
@@ -39,6 +41,14 @@ def words_of(preset, inputs, folder, *words):
         ("--eval-top-k 0", "--eval-top-k 0: expected -1 or at least 1"),
         ("--eval-top-k -2", "--eval-top-k -2: expected -1 or at least 1"),
         ("--ref-load .", "--ref-load . has no effect without --use-kl-loss"),
+        ("--offload-train", "--offload-train: has no effect without --colocate"),
+        ("--offload-rollout", "--offload-rollout: has no effect without --colocate"),
+        (
+            "--colocate --no-offload-train --offload-train-parameters",
+            "--offload-train-parameters: has no effect with --no-offload-train",
+        ),
+        ("--rollout-num-gpus-per-engine 2", "--rollout-num-gpus-per-engine 2: expected 1; engines of several GPUs"),
+        ("--colocate --rollout-num-gpus 3", "--rollout-num-gpus 3: with --colocate expected at most one engine for"),
         ("--n-samples-per-prompt 1", "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator grpo"),
         (
             "--n-samples-per-prompt 1 --advantage-estimator rloo",
@@ -171,13 +181,13 @@ def rows_of_lengths(file, lengths):
 
 
 @pytest.mark.slow
-def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_model(inputs, tmp_path):
+def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_model(inputs, parsers, tmp_path):
     # A digit is a token, and the chat template adds a few: about 50, 100 and 220 beside a response of 24.
     train = rows_of_lengths(tmp_path / "train.jsonl", [40, 90, 210])
     held_out = rows_of_lengths(tmp_path / "eval.jsonl", [40, 90, 210])
     small = with_positions(inputs, tmp_path, 200)
     words = ("--prompt-data", train, "--eval-prompt-data", "x", held_out, "--max-tokens-per-gpu", 100)
-    job = read_grpo(words_of("tiny_math", small, tmp_path, *words))
+    job = read_grpo(words_of("tiny_math", small, tmp_path, *words), parsers)
     assert [prompt.row for prompt in job.source.next_batch(2)] == [0, 0]
     assert job.source.num_dropped >= 2
     (eval_set,) = job.eval_sets
@@ -185,12 +195,12 @@ def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_mode
 
 
 @pytest.mark.slow
-def test_conversations_longer_than_the_model_are_left_out_and_counted(inputs, tmp_path):
+def test_conversations_longer_than_the_model_are_left_out_and_counted(inputs, parsers, tmp_path):
     file = tmp_path / "conversations.jsonl"
     turns = [[{"from": "human", "value": "1" * length}, {"from": "gpt", "value": "1"}] for length in (40, 210)]
     file.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in turns))
     small = with_positions(inputs, tmp_path, 200)._replace(conversations=file)
-    job = read_sft(words_of("tiny_sft", small, tmp_path))
+    job = read_sft(words_of("tiny_sft", small, tmp_path), parsers)
     assert {len(sample.tokens) < 200 for sample in job.source.next_batch(4)} == {True}
     assert job.source.num_dropped > 0
 
@@ -201,10 +211,35 @@ def test_every_record_counts_the_prompts_that_were_too_long():
         step=1, loss=0.1, grad_norm=1.0, learning_rate=0.1, is_skipped=False, seconds={},
         metrics={"logprob_abs_diff": 0.0},
     )  # fmt: skip
-    assert grpo_record(1, drawn, [result], {"step": 2.0}, num_dropped_prompts=7)["num_dropped_prompts"] == 7
+    taken = {"seconds": {"step": 2.0}, "memory_gib": {"train_resident": 0.5}, "num_dropped_prompts": 7}
+    assert grpo_record(1, drawn, [result], **taken)["num_dropped_prompts"] == 7
     report = EvalReport(
         accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,
         num_failed_samples=0, samples=(),
     )  # fmt: skip
     record = eval_record(0, EvalSet(name="x", prompts=(), num_dropped_prompts=3), report)
     assert (record["data_set"], record["num_prompts"], record["num_dropped_prompts"]) == ("x", 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("placement", "values", "bytes_per_parameter"),
+    [
+        ({}, {"bf16": True}, 0),
+        ({"colocate": True, "offload_train": False}, {"bf16": True}, 0),
+        ({"colocate": True}, {"bf16": False}, 8),
+        ({"colocate": True}, {"bf16": True}, 12),
+        ({"colocate": True, "offload_train_parameters": True}, {"bf16": True}, 12 + 4 * 2),
+        (
+            {"colocate": True, "offload_train_parameters": True},
+            {"bf16": True, "tensor_model_parallel_size": 2},
+            12 + 2 * 2,
+        ),
+    ],
+)
+def test_what_moves_into_host_memory_is_counted(inputs, placement, values, bytes_per_parameter):
+    model_config = json.loads((inputs.model / "config.json").read_text())
+    sizes = {"world_size": 4, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
+    megatron = MegatronArguments(argv=(), explicit=frozenset(), values={**sizes, **values})
+    num_parameters = sum(math.prod(shape) for _, _, shape in HFCheckpoint(inputs.model).specs.values())
+    moved = parked_bytes(EnginePlacementConfig(**placement), model_config, megatron)
+    assert moved == num_parameters * bytes_per_parameter
