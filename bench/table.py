@@ -68,6 +68,12 @@ BARS = (
         what="mean absolute difference of rollout and trainer log-probabilities, bf16, largest of the steps",
         limit=0.01,
     ),
+    Bar(
+        name="memory_growth_gib",
+        what="growth of memory in use over 30 GRPO steps, largest of the phases, last ten over the ten before",
+        limit=0.1,
+        unit=" GiB",
+    ),
 )
 
 

@@ -68,4 +68,3 @@ def trainer(model: Path) -> "Iterator[object]":
     )
     yield trainer
     trainer.close()
-    dist.destroy_process_group()

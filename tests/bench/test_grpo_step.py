@@ -1,0 +1,53 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.grpo_step import _arrivals, _floor, _growth, write_prompts
+from bench.model_configs import MODEL_CONFIGS
+from bench.random_checkpoint import make_checkpoint
+
+
+def test_growth_compares_the_last_third_with_the_third_before():
+    assert _growth([9.0, 9.0, 1.0, 2.0, 3.0, 4.0]) == 2.0
+    assert _growth([5.0]) == 0.0
+
+
+def test_a_step_lasts_from_one_line_to_the_next():
+    steps = [{"arrived_s": 10.0}, {"arrived_s": 16.0}, {"arrived_s": 21.0}]
+    floors = {"generation": {"2": 2.0, "3": 2.0}, "training": {"2": 3.0, "3": 2.0}}
+    assert [row["step_over_floor"] for row in _floor(steps, floors)] == [6 / 5, 5 / 4]
+    assert _floor(steps, {"training": floors["training"]}) == []
+
+
+def test_lines_are_waited_for_until_the_process_ends(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    program = f"import time\nfor _ in range(2):\n    time.sleep(0.2); open({str(file)!r}, 'a').write('line\\n')"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    first, second = _arrivals(file, process, 3, 20.0)
+    assert second - first == pytest.approx(0.2, abs=0.15)
+
+
+def test_prompts_are_rows_of_the_dapo_schema(tmp_path):
+    rows = [json.loads(line) for line in write_prompts(tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in rows} == {"0", "1"}
+    assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_a_tiny_run_is_measured_whole(tmp_path):
+    make_checkpoint(tmp_path / "model", MODEL_CONFIGS["tiny"], dtype="float32")
+    command = [sys.executable, "-m", "bench.grpo_step", "--model", str(tmp_path / "model"), "--preset", "tiny_math"]
+    command += ["--work", str(tmp_path / "work"), "--num-steps", "3", "--floor-steps", "1"]
+    command += ["--prompts", "2", "--samples", "2", "--response-tokens", "8", "--", "--actor-num-gpus-per-node", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = json.loads(done.stdout)
+    values = {record["name"]: record["value"] for record in printed["results"]}
+    assert sorted(values) == ["logprob_abs_diff", "memory_growth_gib", "step_over_floor", "switch_seconds"]
+    assert 0 < values["logprob_abs_diff"] < 1e-5
+    assert [step["step"] for step in printed["details"]["steps"]] == [1, 2, 3]
+    assert all(step["grad_norm"] > 0 for step in printed["details"]["steps"])
+    (floor,) = printed["details"]["floor"]
+    assert floor["step_s"] > floor["bare_training_s"] > 0
