@@ -144,13 +144,17 @@ def _arrivals(file: Path, process: "subprocess.Popen[bytes]", num_lines: int, ti
     started = time.perf_counter()
     times: list[float] = []
     position = 0
-    while len(times) < num_lines and process.poll() is None and time.perf_counter() - started < timeout_s:
-        if file.exists() and file.stat().st_size > position:
+    while len(times) < num_lines:
+        # Asked before reading: what a process wrote last is read after its end.
+        is_over = process.poll() is not None or time.perf_counter() - started > timeout_s
+        if file.exists():
             with file.open("rb") as stream:
                 stream.seek(position)
                 new = stream.read()
             position += len(new)
             times += [time.perf_counter() - started] * new.count(b"\n")
+        if is_over:
+            break
         time.sleep(_POLL_S)
     return times[:num_lines]
 
