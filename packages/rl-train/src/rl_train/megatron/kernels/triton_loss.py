@@ -1,6 +1,7 @@
 """Log-probabilities of one chunk of logits: one pass forward, one backward. C = rows, V = vocabulary entries."""
 
 # pyright: standard
+# Triton is annotated for kernels in part only.
 
 import torch
 import triton

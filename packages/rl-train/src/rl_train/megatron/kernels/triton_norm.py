@@ -1,6 +1,7 @@
 """RMSNorm as one kernel forward and one backward. N = rows, H = their length."""
 
 # pyright: standard
+# Triton is annotated for kernels in part only.
 
 from typing import Any
 

@@ -6,6 +6,7 @@ halves, which the rotation turns into each other.
 """
 
 # pyright: standard
+# Triton is annotated for kernels in part only.
 
 from typing import Any
 

@@ -1,6 +1,7 @@
 """SwiGLU as one kernel forward and one backward. N = rows, F = feed-forward size of this rank."""
 
 # pyright: standard
+# Triton is annotated for kernels in part only.
 
 from typing import Any
 
