@@ -86,8 +86,11 @@ def card_name() -> str:
 
 
 def command_line() -> str:
-    """This process's command line as it was typed, without the folders of this machine."""
-    return shlex.join(["python", *(_without_folders(word) for word in sys.orig_argv[1:])])
+    """This process's command line as it was typed, without the folders of this machine and without --out."""
+    words = sys.orig_argv[1:]
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
+    return shlex.join(["python", *(_without_folders(word) for word in words)])
 
 
 def _without_folders(word: str) -> str:

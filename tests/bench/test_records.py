@@ -42,9 +42,19 @@ def test_a_record_describes_this_process(monkeypatch):
 
 def test_the_command_hides_folders_of_the_machine(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    words = ["/opt/bin/python", "-m", "bench.x", "--model", "/elsewhere/models/qwen", f"--out={tmp_path}/results", "8"]
+    words = [
+        "/opt/bin/python",
+        "-m",
+        "bench.x",
+        "--model",
+        "/elsewhere/models/qwen",
+        f"--x={tmp_path}/y",
+        "8",
+        "--out",
+        "/z",
+    ]
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert command_line() == "python -m bench.x --model qwen --out=results 8"
+    assert command_line() == "python -m bench.x --model qwen --x=y 8"
 
 
 def test_the_commit_is_that_of_the_checkout(monkeypatch):
