@@ -1,17 +1,17 @@
 """When and on what a policy is evaluated."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from recipes.config.checks import flag_of, require_at_least
+from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Evaluation on held-out prompts. What is not given is as in training.
+    """Evaluation on held-out prompts, if there are any. What is not given is as in training.
 
     Raises:
-        UsageError: if a value makes no sense, or settings are given without a data set.
+        UsageError: if a value makes no sense.
     """
 
     eval_prompt_data: tuple[str, ...] = field(
@@ -40,13 +40,6 @@ class EvalConfig:
         if len(names) != len(files) or len(set(names)) != len(names):
             got = " ".join(self.eval_prompt_data)
             raise UsageError(f"--eval-prompt-data {got}: expected pairs NAME FILE with different names")
-        if not names:
-            self._require_defaults()
-
-    def _require_defaults(self) -> None:
-        for one in fields(self):
-            if getattr(self, one.name) != one.default:
-                raise UsageError(f"{flag_of(one.name)} has no effect without --eval-prompt-data")
 
     @property
     def data_sets(self) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.parse import ParsedArguments
-from recipes.config import EnginePlacementConfig, ReferenceConfig, RewardConfig, TrainerPlacementConfig
+from recipes.config import EnginePlacementConfig, EvalConfig, ReferenceConfig, RewardConfig, TrainerPlacementConfig
 from recipes.errors import UsageError
 from rl_data import PromptDataConfig
 from rl_rollout import RolloutConfig
@@ -23,6 +24,7 @@ def check_together(parsed: ParsedArguments) -> None:
         *_sampling_problems(rollout),
         *_group_problems(rollout, algorithm),
         *_reward_problems(parsed.get(RewardConfig), algorithm),
+        *_eval_problems(parsed),
         *_placement_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
     ]
     ref_load = parsed.get(ReferenceConfig).ref_load
@@ -60,6 +62,15 @@ def _group_problems(rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Itera
 def _reward_problems(reward: RewardConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
     if algorithm.advantage_estimator == "maxrl" and reward.rm_type == "dapo":
         yield "--advantage-estimator maxrl: it takes no rewards below 0, and --rm-type dapo gives -1 to wrong answers"
+
+
+def _eval_problems(parsed: ParsedArguments) -> Iterator[str]:
+    """A preset may say how an evaluation is to be, and leave whether there is one to the command line."""
+    if parsed.get(EvalConfig).data_sets:
+        return
+    for flag in flags_of(EvalConfig):
+        if flag.name in parsed.given and not parsed.given[flag.name].origin:
+            yield f"{flag.name} has no effect without --eval-prompt-data"
 
 
 def _placement_problems(engines: EnginePlacementConfig, trainer: TrainerPlacementConfig) -> Iterator[str]:
