@@ -1,8 +1,5 @@
 """The pieces in plain torch: for CPUs, and the reference for the fused ones. Shapes as in the package's docstring."""
 
-# pyright: standard
-# torch leaves some methods partly untyped.
-
 from typing import NamedTuple
 
 import torch
@@ -51,7 +48,7 @@ def query_key_value(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys are rounded after the norm and after the rotation, as two separate kernels would round them."""
     num_tokens, num_groups, per_group, dim = mixed.shape
-    query, key, value = mixed.split((per_group - 2, 1, 1), dim=2)
+    query, key, value = torch.split(mixed, [per_group - 2, 1, 1], dim=2)
     query = query.reshape(num_tokens, num_groups * (per_group - 2), dim)
     key, value = key.squeeze(2), value.squeeze(2)
     query, key = rms_norm(query, query_weight, eps), rms_norm(key, key_weight, eps)
