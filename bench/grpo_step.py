@@ -107,8 +107,9 @@ def write_prompts(file: Path) -> Path:
 def _recipe_argv(flags: argparse.Namespace, prompts: Path, recipe_flags: Sequence[str]) -> list[str]:
     """The recipe's flags, without the folder of the run."""
     argv = ["--preset", flags.preset, "--hf-checkpoint", str(flags.model), "--prompt-data", str(prompts)]
-    # One step more than is waited for: a checkpoint follows the last.
-    argv += ["--num-rollout", str(flags.num_steps + 1), "--rollout-batch-size", str(flags.prompts)]
+    # One step more than is waited for: a checkpoint follows the last, and no other is written.
+    last = str(flags.num_steps + 1)
+    argv += ["--num-rollout", last, "--save-interval", last, "--rollout-batch-size", str(flags.prompts)]
     argv += ["--n-samples-per-prompt", str(flags.samples), "--global-batch-size", str(flags.prompts * flags.samples)]
     return [*argv, "--rollout-max-response-len", str(flags.response_tokens), *recipe_flags]
 
