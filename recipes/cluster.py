@@ -3,6 +3,7 @@
 # pyright: standard
 # Ray is not typed throughout.
 
+import getpass
 import logging
 import os
 import secrets
@@ -70,7 +71,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         return
     with _own_folder() as folder:
         try:
-            with _putting_off_interrupts():
+            with _putting_off_interrupts(), _temporary_files_in(folder):
                 ray.init(
                     num_cpus=num_actors,
                     include_dashboard=False,
@@ -106,6 +107,29 @@ def _own_folder() -> Generator[Path]:
             if not is_kept:
                 shutil.rmtree(folder, ignore_errors=True)
             watchdog.kill()
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Generator[None]:
+    """For the start of Ray: its processes and those that they start keep their temporary files there, to go with it.
+
+    But for what torch has compiled, which would have to be compiled again for every run.
+    """
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"  # torch's own default
+    chosen = {
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled)),
+        "TMPDIR": str(folder),
+    }
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def gpus_per_actor(*, num_actors: int) -> int:
