@@ -141,7 +141,10 @@ def _check(trainer: Any, engine: Any, bucket_bytes: int, flags: argparse.Namespa
     published = time.perf_counter()
     asyncio.run(engine.resume_memory(EnginePart.KV_CACHE))
     cache_back = time.perf_counter()
+    verified = trainer.publish(10**9 + 1, [engine], bucket_bytes=bucket_bytes, verify=True)
     return {
+        "num_tensors_verified": verified.num_tensors,
+        "verify_s": round(verified.verify_s, 5),
         "release_s": round(released - started, 5),
         "resume_weights_s": round(weights_back - released, 5),
         "publish_without_kv_cache_s": round(published - weights_back, 5),

@@ -12,6 +12,7 @@ def test_the_public_names_are_these():
     assert rl_weights.__all__ == [
         "CheckpointDiff",
         "CheckpointError",
+        "ComparingSink",
         "ConvertReport",
         "DeviceSink",
         "HFCheckpoint",

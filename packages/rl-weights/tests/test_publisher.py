@@ -52,6 +52,31 @@ def test_a_later_publish_gives_the_later_weights_and_reuses_the_buffers():
     assert len(seen) > 4
 
 
+def test_verifying_compares_every_tensor_that_a_sink_holds():
+    class Losing(InMemorySink):
+        def commit_update(self, version, num_tensors):
+            super().commit_update(version, num_tensors)
+            self.tensors["norm"] = self.tensors["norm"] + 1
+
+    tensors = small_tensors()
+    good, bad = InMemorySink("good"), Losing("bad")
+    report = Publisher(InMemorySource(tensors), [good], bucket_bytes=60).publish(1, verify=True)
+    assert report.verify_s > 0
+    with pytest.raises(SyncError, match=r"1 of 2 sinks failed: bad: compare_bucket 0 of .*is not what is held"):
+        Publisher(InMemorySource(tensors), [good, bad], bucket_bytes=1000).publish(2, verify=True)
+
+
+def test_a_sink_that_cannot_compare_is_named_when_weights_are_verified():
+    class Plain:
+        def __init__(self):
+            self.sink = InMemorySink()
+            self.begin_update, self.load_bucket = self.sink.begin_update, self.sink.load_bucket
+            self.commit_update, self.weight_version = self.sink.commit_update, self.sink.weight_version
+
+    with pytest.raises(SyncError, match=r"sink 0 \(Plain\).*Plain has no compare_bucket"):
+        Publisher(InMemorySource(small_tensors()), [Plain()]).publish(1, verify=True)
+
+
 def test_buckets_keep_the_order_and_a_large_tensor_has_its_own():
     specs = [("a", "float32", (2,)), ("b", "bfloat16", (4,)), ("c", "float32", (100,)), ("d", "uint8", (3,))]
     buckets = plan_buckets(specs, 16)

@@ -78,6 +78,11 @@ class _EngineActor:
     ) -> None:
         await asyncio.to_thread(self._engine.load_bucket, specs, buffer, checksum)
 
+    async def compare_bucket(
+        self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8] | DeviceBuffer, checksum: str
+    ) -> None:
+        await asyncio.to_thread(self._engine.compare_bucket, specs, buffer, checksum)
+
     async def commit_update(self, version: int, num_tensors: int) -> None:
         await asyncio.to_thread(self._engine.commit_update, version, num_tensors)
 
@@ -151,9 +156,15 @@ class RayEngine:
 
         Of a buffer on a GPU only a record travels; the bytes of others go through Ray's object store.
         """
-        given = self._sharer.record(buffer) if is_on_gpu(buffer) else flat_bytes(buffer)
-        reference = self._actor.load_bucket.remote(list(specs), given, checksum)
+        reference = self._actor.load_bucket.remote(list(specs), self._readable(buffer), checksum)
         self._get(reference, self._config.engine_update_timeout_s, "loading weights")
+
+    def compare_bucket(
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
+    ) -> None:
+        """See `SGLangEngine.compare_bucket`; what travels is as for `load_bucket`."""
+        reference = self._actor.compare_bucket.remote(list(specs), self._readable(buffer), checksum)
+        self._get(reference, self._config.engine_update_timeout_s, "comparing weights")
 
     def commit_update(self, version: int, num_tensors: int) -> None:
         """See `SGLangEngine.commit_update`."""
@@ -181,6 +192,9 @@ class RayEngine:
             # The engine's processes end with the actor; they are only not waited for.
             logger.debug("%s was closed the hard way: %s", self._name, error)
         ray.kill(self._actor)  # pyright: ignore[reportUnknownMemberType]
+
+    def _readable(self, buffer: "torch.Tensor | NDArray[np.uint8]") -> NDArray[np.uint8] | DeviceBuffer:
+        return self._sharer.record(buffer) if is_on_gpu(buffer) else flat_bytes(buffer)
 
     def _get(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
         try:

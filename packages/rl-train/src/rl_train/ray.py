@@ -180,6 +180,7 @@ class TrainerGroup:
         *,
         bucket_bytes: int = _BUCKET_BYTES,
         deadline_s: float | None = None,
+        verify: bool = False,
     ) -> "PublishReport":
         """Hands the present weights to every sink as `version`.
 
@@ -190,6 +191,7 @@ class TrainerGroup:
             bucket_bytes: size of the pieces in which weights travel.
             deadline_s: what each call of a sink may take; by default trainer_step_timeout_s, so that a shorter deadline
                 of the sink's own rules. A late sink adds it to what the publication may take.
+            verify: whether every sink then compares what it holds with the trainer's weights, value by value.
 
         Raises:
             SyncError: naming the sinks that failed. The trainer goes on.
@@ -199,7 +201,8 @@ class TrainerGroup:
         if chosen != self._sinks:
             self._call("set_sinks", chosen, limit_s, "planning weight sync")
             self._sinks = chosen
-        return self._call("publish", (version,), limit_s + chosen[-1], f"publishing version {version}")[0]
+        doing = f"publishing version {version}"
+        return self._call("publish", (version,), limit_s + chosen[-1], doing, verify=verify)[0]
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `Trainer.save_checkpoint`."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rl_weights.hf_writer import write_hf
     from rl_weights.inspect import Inspection, inspect_checkpoint
     from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
-    from rl_weights.protocols import DeviceSink, TensorSource, TensorSpec, WeightSink
+    from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
     from rl_weights.publisher import Publisher, PublishReport
     from rl_weights.torch_dist import TorchDistCheckpoint
     from rl_weights.verify import VerifyReport, verify_checkpoint
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointDiff",
     "CheckpointError",
+    "ComparingSink",
     "ConvertReport",
     "DeviceSink",
     "HFCheckpoint",
@@ -53,6 +54,7 @@ __all__ = [
 
 _MODULE_OF = {
     "CheckpointDiff": "diff",
+    "ComparingSink": "protocols",
     "ConvertReport": "conversion",
     "DeviceSink": "protocols",
     "HFCheckpoint": "hf",

@@ -72,3 +72,16 @@ class DeviceSink(WeightSink, Protocol):
     def device_uuid(self) -> str | None:
         """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone."""
         ...
+
+
+@runtime_checkable
+class ComparingSink(WeightSink, Protocol):
+    """A sink that can say whether it holds the weights that it was given."""
+
+    def compare_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:
+        """Does nothing if the weights held now are those of the buffer. Arguments as for `load_bucket`.
+
+        Raises:
+            an error that names the bucket, if they are not, or `checksum` is not the buffer's.
+        """
+        ...

@@ -1,8 +1,8 @@
 """Hands the weights of a trainer to inference engines, bucket by bucket."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
@@ -13,10 +13,13 @@ from rl_weights.buckets import Bucket, plan_buckets
 from rl_weights.checksum import PendingChecksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import SyncError
-from rl_weights.protocols import DeviceSink, TensorSource, TensorSpec, WeightSink
+from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
 from rl_weights.sink_worker import SinkCall, SinkWorker
 
 _NUM_BUFFERS = 2
+
+type _TakeBucket = Callable[[Sequence[TensorSpec], torch.Tensor, str], None]
+"""`WeightSink.load_bucket` or `ComparingSink.compare_bucket` of a sink."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,9 @@ class PublishReport:
     commit_s: float
     """Slowest sink's `commit_update`."""
     total_s: float
-    """From start to end; less than the sum where phases ran beside each other."""
+    """From start to end, without `verify_s`; less than the sum where phases ran beside each other."""
+    verify_s: float = 0.0
+    """Comparing, if that was asked for."""
 
 
 @dataclass(slots=True)
@@ -100,15 +105,28 @@ class Publisher:
         self._buffers: BucketBuffers | None = None
         self._latest_calls: list[SinkCall | None] = [None] * len(self._sinks)
 
-    def publish(self, version: int) -> PublishReport:
+    def publish(self, version: int, *, verify: bool = False) -> PublishReport:
         """Hands over the present weights. Collective: every rank of the source calls it.
 
         Waits until every sink serves `version` or has failed.
+
+        Args:
+            version: that the sinks serve the weights as.
+            verify: sends everything a second time for each sink to compare with what it holds; see `ComparingSink`.
 
         Raises:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
                 unless it was the source that failed.
         """
+        report = self._pass(version, self._hand_over)
+        if not verify:
+            return report
+        return replace(report, verify_s=self._pass(version, self._compare).total_s)
+
+    def _pass(
+        self, version: int, run: Callable[[int, Iterator[tuple[str, torch.Tensor]], _Progress], None]
+    ) -> PublishReport:
+        """Goes through all tensors once."""
         started = time.monotonic()
         if not self._source.is_writer:
             for _ in self._source.iter_tensors():
@@ -122,9 +140,7 @@ class Publisher:
         progress = _Progress(workers)
         tensors = self._source.iter_tensors()
         try:
-            self._begin(version, progress)
-            self._send(version, tensors, progress)
-            self._commit(version, progress)
+            run(version, tensors, progress)
         except Exception:
             # The source failed, or is not as it says. Its other ranks still iterate, so this one does too; and a sink
             # that still loads would be met by the next publish, which takes the same buffers.
@@ -145,13 +161,31 @@ class Publisher:
             ) from failed[0].cause
         return self._report(version, progress, started)
 
-    def _begin(self, version: int, progress: _Progress) -> None:
+    def _hand_over(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
         progress.begin = [
             worker.submit(f"begin_update({version})", partial(worker.sink.begin_update, version))
             for worker in progress.workers
         ]
+        self._send(version, tensors, progress, "load_bucket", lambda sink: sink.load_bucket)
+        self._wait_for_last_buckets(progress)
+        progress.commit = [
+            worker.submit(f"commit_update({version})", partial(worker.sink.commit_update, version, len(self._specs)))
+            for worker in progress.workers
+        ]
+        _wait(progress.workers, progress.commit)
 
-    def _send(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
+    def _compare(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
+        self._send(version, tensors, progress, "compare_bucket", _comparison_of)
+        self._wait_for_last_buckets(progress)
+
+    def _send(
+        self,
+        version: int,
+        tensors: Iterator[tuple[str, torch.Tensor]],
+        progress: _Progress,
+        what: str,
+        method_of: Callable[[WeightSink], _TakeBucket],
+    ) -> None:
         before = time.monotonic()
         first = next(tensors, None)
         progress.gather_s += time.monotonic() - before
@@ -170,8 +204,8 @@ class Publisher:
             progress.loads.append(
                 [
                     worker.submit(
-                        f"load_bucket {index} of {len(self._buckets)}, from {bucket.specs[0][0]}",
-                        partial(worker.sink.load_bucket, bucket.specs, buffer, expected),
+                        f"{what} {index} of {len(self._buckets)}, from {bucket.specs[0][0]}",
+                        partial(_take_bucket, method_of, worker.sink, bucket.specs, buffer, expected),
                     )
                     for worker in progress.workers
                 ]
@@ -180,18 +214,13 @@ class Publisher:
             raise SyncError(f"version {version}: the source gave {extra[0]} after all of its {len(self._specs)} specs")
 
     def _wait_for_bucket(self, index: int, progress: _Progress) -> None:
-        if index == 0:
+        if index == 0 and progress.begin:
             _wait(progress.workers, progress.begin)
         _wait(progress.workers, progress.loads[index])
 
-    def _commit(self, version: int, progress: _Progress) -> None:
+    def _wait_for_last_buckets(self, progress: _Progress) -> None:
         for index in range(max(0, len(progress.loads) - _NUM_BUFFERS), len(progress.loads)):
             self._wait_for_bucket(index, progress)
-        progress.commit = [
-            worker.submit(f"commit_update({version})", partial(worker.sink.commit_update, version, len(self._specs)))
-            for worker in progress.workers
-        ]
-        _wait(progress.workers, progress.commit)
 
     def _make_buffers(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> BucketBuffers:
         """Buffers as large as the largest bucket. They are kept unless a sink failed to say where it is."""
@@ -261,3 +290,19 @@ def _check(spec: TensorSpec, got: tuple[str, torch.Tensor] | None, version: int)
     actual = (got[0], dtype_name(got[1].dtype), tuple(got[1].shape))
     if actual != (name, dtype, shape):
         raise SyncError(f"version {version}: the source's specs say {(name, dtype, shape)}, it gave {actual}")
+
+
+def _take_bucket(
+    method_of: Callable[[WeightSink], _TakeBucket],
+    sink: WeightSink,
+    specs: Sequence[TensorSpec],
+    buffer: torch.Tensor,
+    expected: str,
+) -> None:
+    method_of(sink)(specs, buffer, expected)
+
+
+def _comparison_of(sink: WeightSink) -> _TakeBucket:
+    if not isinstance(sink, ComparingSink):
+        raise SyncError(f"{type(sink).__name__} has no compare_bucket, so its weights cannot be verified")
+    return sink.compare_bucket

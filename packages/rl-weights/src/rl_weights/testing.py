@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from rl_weights.checksum import bucket_checksum
+from rl_weights.checksum import as_bytes, bucket_checksum
 from rl_weights.checksum import checksum as checksum_of
 from rl_weights.dtypes import dtype_name, dtype_named, num_bytes
 from rl_weights.errors import SyncError
@@ -83,6 +83,14 @@ class InMemorySink:
             part = buffer[offset : offset + size].clone()
             self._incoming[name] = part.view(dtype_named(dtype, name)).reshape(tuple(shape))
             offset += size
+
+    def compare_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:
+        """See `ComparingSink.compare_bucket`."""
+        self._enter("compare_bucket")
+        held = [self.tensors[name] for name, _, _ in specs]
+        content = torch.cat([as_bytes(tensor) for tensor in held])
+        if not torch.equal(content, buffer) or bucket_checksum(buffer) != checksum:
+            raise SyncError(f"{self.name}: bucket from {specs[0][0]} is not what is held")
 
     def commit_update(self, version: int, num_tensors: int) -> None:
         """See `WeightSink.commit_update`."""

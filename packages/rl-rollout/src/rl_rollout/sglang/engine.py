@@ -27,6 +27,7 @@ from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_argum
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
+    Compare,
     DeviceBuffer,
     Drain,
     Flush,
@@ -226,24 +227,23 @@ class SGLangEngine:
         """
         if self._incoming is None:
             raise EngineError(f"{self._name}: a weight bucket came before begin_update")
-        if is_on_gpu(buffer):
-            buffer = self._sharer.record(buffer)
-        given = buffer if isinstance(buffer, DeviceBuffer) else flat_bytes(buffer)
-        num_bytes = given.num_bytes if isinstance(given, DeviceBuffer) else given.size
-        where = self._incoming.check(specs, num_bytes)
-        descriptor = None if isinstance(given, DeviceBuffer) else memory_file(memoryview(given))
-        try:
-            wire_specs = [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
-            task = Load(wire_specs, checksum, num_bytes, given if isinstance(given, DeviceBuffer) else None)
-            answer = self._call(task, self._config.engine_update_timeout_s, f"loading {where}", descriptor)
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-        if answer.refusal is not None:
-            raise EngineError(f"{where}: {answer.refusal}")
+        given = self._readable(buffer)
+        where = self._incoming.check(specs, _num_bytes(given))
+        answer = self._send_bucket(Load, specs, given, checksum, where)
         for phase, seconds in answer.seconds.items():
             self._update_seconds[phase] = self._update_seconds.get(phase, 0.0) + seconds
         self._incoming.add(specs)
+
+    def compare_bucket(
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer", checksum: str
+    ) -> None:
+        """Does nothing if the weights held are those of the buffer, value by value. Arguments as for `load_bucket`.
+
+        Raises:
+            EngineError: naming the bucket, and tensors that differ.
+        """
+        where = f"{self._name}: bucket from {specs[0][0] if specs else '-'}"
+        self._send_bucket(Compare, specs, self._readable(buffer), checksum, where)
 
     def device_uuid(self) -> str | None:
         """UUID of the GPU that holds the weights; None on a CPU. Time that the engine still needs to start counts."""
@@ -302,6 +302,33 @@ class SGLangEngine:
             self._host.forget(call_id)
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
 
+    def _readable(self, buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer") -> NDArray[np.uint8] | DeviceBuffer:
+        if is_on_gpu(buffer):
+            return self._sharer.record(buffer)
+        return buffer if isinstance(buffer, DeviceBuffer) else flat_bytes(buffer)
+
+    def _send_bucket(
+        self,
+        task: type[Load | Compare],
+        specs: Sequence[TensorSpec],
+        given: NDArray[np.uint8] | DeviceBuffer,
+        checksum: str,
+        where: str,
+    ) -> Answer:
+        wire_specs = [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
+        limit_s, doing = self._config.engine_update_timeout_s, f"reading {where}"
+        if isinstance(given, DeviceBuffer):
+            answer = self._call(task(wire_specs, checksum, given.num_bytes, given), limit_s, doing)
+        else:
+            descriptor = memory_file(memoryview(given))
+            try:
+                answer = self._call(task(wire_specs, checksum, given.size), limit_s, doing, descriptor)
+            finally:
+                os.close(descriptor)
+        if answer.refusal is not None:
+            raise EngineError(f"{where}: {answer.refusal}")
+        return answer
+
     async def _until[T](self, deadline: float, future: "asyncio.Future[T]", doing: str, timeout_s: float = 0.0) -> T:
         try:
             # The shield keeps a cancelled waiter from cancelling the future that others may wait for.
@@ -335,6 +362,10 @@ class SGLangEngine:
             sampling=_wire_sampling(sampling, request.seed),
             skip_special_tokens=sampling.skip_special_tokens,
         )
+
+
+def _num_bytes(given: NDArray[np.uint8] | DeviceBuffer) -> int:
+    return given.num_bytes if isinstance(given, DeviceBuffer) else given.size
 
 
 def _wire_sampling(sampling: SamplingParams, seed: int) -> WireSampling:

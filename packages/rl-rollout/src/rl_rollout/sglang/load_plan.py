@@ -8,7 +8,7 @@ same tensors: 400 tensors of a 4B model then take 2 ms of Python instead of 30.
 # pyright: standard
 # torch's dispatch mode is not annotated.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -80,11 +80,6 @@ class LoadPlan:
         targets = [copy.target for copy in self._copies]
         torch._foreach_copy_(targets, self._sources(bucket))  # pyright: ignore[reportPrivateImportUsage]
 
-    def is_loaded(self, bucket: torch.Tensor) -> bool:
-        """Whether the parameters hold what is in the bucket, value by value (a NaN differs from everything)."""
-        pairs = zip(self._copies, self._sources(bucket), strict=True)
-        return all(torch.equal(copy.target, source.to(copy.target)) for copy, source in pairs)
-
     def _sources(self, bucket: torch.Tensor) -> list[torch.Tensor]:
         typed = {
             dtype: bucket[: bucket.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
@@ -94,6 +89,38 @@ class LoadPlan:
             typed[dtype].as_strided(shape, stride, typed[dtype].storage_offset() + start // dtype.itemsize)
             for _, dtype, start, shape, stride in self._copies
         ]
+
+
+@torch.no_grad()
+def is_held(model: SGLangModel, name: str, tensor: torch.Tensor) -> bool:
+    """Whether the parameters hold the tensor, value by value (a NaN differs from everything), wherever it belongs.
+
+    Found by SGLang's own way to load it, with every copy into a parameter replaced by a comparison.
+    """
+    with _Comparison({parameter.untyped_storage().data_ptr() for parameter in model.parameters()}) as comparison:
+        model.load_weights([(name, tensor)])
+    return comparison.num_equal > 0 and comparison.num_different == 0
+
+
+class _Comparison(TorchDispatchMode):
+    """Compares instead of copying, where the target is in one of these storages; lets everything else happen."""
+
+    def __init__(self, storages: Set[int]) -> None:
+        super().__init__()
+        self._storages = storages
+        self.num_equal = 0
+        self.num_different = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchDispatchMode`."""
+        is_write = func is _COPY or func in _FILLS
+        if not is_write or args[0].untyped_storage().data_ptr() not in self._storages:
+            return func(*args, **(kwargs or {}))
+        if func is _COPY:
+            is_equal = torch.equal(args[0], args[1].to(args[0]))
+            self.num_equal += is_equal
+            self.num_different += not is_equal
+        return args[0]
 
 
 class _CopySpy(TorchDispatchMode):

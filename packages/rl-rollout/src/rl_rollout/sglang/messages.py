@@ -95,6 +95,15 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     buffer: DeviceBuffer | None = None
 
 
+class Compare(msgspec.Struct, frozen=True, tag=True):
+    """Say whether the model holds the tensors of the buffer; see `Load`."""
+
+    specs: list[tuple[str, str, tuple[int, ...]]]
+    checksum: str
+    num_bytes: int
+    buffer: DeviceBuffer | None = None
+
+
 class TellDevice(msgspec.Struct, frozen=True, tag=True):
     """Answered with the UUID of the GPU that holds the weights."""
 
@@ -117,7 +126,7 @@ class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Task = Generate | Abort | Drain | Load | TellDevice | Flush | Release | Resume | ProcessIds
+type Task = Generate | Abort | Drain | Load | Compare | TellDevice | Flush | Release | Resume | ProcessIds
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -143,7 +152,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     generations: list[WireGeneration] = []
     process_ids: list[int] = []
     refusal: str | None = None
-    """Why a bucket was not loaded; None if it was."""
+    """Why a bucket was not loaded, or how it differs; None if all is well."""
     device_uuid: str | None = None
     seconds: dict[str, float] = {}
     """Time by phase of what was done."""

@@ -35,6 +35,8 @@ from rl_rollout.sglang.messages import (
     Answer,
     Call,
     Channel,
+    Compare,
+    DeviceBuffer,
     Drain,
     Failure,
     Flush,
@@ -50,7 +52,7 @@ from rl_rollout.sglang.messages import (
     WireRequest,
     WireSampling,
 )
-from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer
+from rl_rollout.sglang.weight_orders import LOADER, CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +175,12 @@ class ServedEngine:
                 self._abort(call_id)
             case Drain():
                 await self._idle.wait()
-            case Load():
-                return await self._load(call.call_id, call.task, descriptor)
+            case Load(specs, checksum):
+                answer = await self._order(LoadBucket(specs, checksum, _buffer(call.task, descriptor)))
+                return Answer(call.call_id, refusal=answer.refusal, seconds=answer.seconds)
+            case Compare(specs, checksum):
+                answer = await self._order(CompareBucket(specs, checksum, _buffer(call.task, descriptor)))
+                return Answer(call.call_id, refusal=answer.refusal)
             case TellDevice():
                 answer = await self._order(call.task)
                 return Answer(call.call_id, device_uuid=answer.device_uuid)
@@ -242,12 +248,7 @@ class ServedEngine:
         for request_id in self._request_ids.get(call_id, []) if call_id is not None else []:
             self._manager.abort_request(request_id)
 
-    async def _load(self, call_id: int, task: Load, descriptor: int | None) -> Answer:
-        buffer = task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
-        answer = await self._order(LoadBucket(task.specs, task.checksum, buffer))
-        return Answer(call_id, refusal=answer.refusal, seconds=answer.seconds)
-
-    async def _order(self, task: LoadBucket | TellDevice) -> OrderAnswer:
+    async def _order(self, task: LoadBucket | CompareBucket | TellDevice) -> OrderAnswer:
         """What the weight loader in SGLang's scheduler processes answers; the first refusal of several."""
         answer_files = [os.memfd_create("rl-answer") for _ in range(self._engine.server_args.tp_size)]
         try:
@@ -280,7 +281,11 @@ class ServedEngine:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
 
 
-def _payload(task: LoadBucket | TellDevice, answer_file: int) -> bytes:
+def _buffer(task: Load | Compare, descriptor: int | None) -> HostBuffer | DeviceBuffer:
+    return task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
+
+
+def _payload(task: LoadBucket | CompareBucket | TellDevice, answer_file: int) -> bytes:
     """The order as SGLang carries it: named tensors, pickled."""
     order = msgspec.json.encode(Order(task, f"/proc/{os.getpid()}/fd/{answer_file}")).decode()
     pickled = MultiprocessingSerializer.serialize([(order, torch.empty(0))])

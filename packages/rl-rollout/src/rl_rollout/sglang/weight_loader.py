@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 import torch
 
-from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage
-from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer
+from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel, is_held
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, TellDevice
+from rl_rollout.sglang.weight_orders import CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
 from rl_rollout.weights import LANES, TensorSpec, checksum_of_sums
 
 logger = logging.getLogger(__name__)
@@ -51,18 +51,22 @@ def load(model: SGLangModel, named: Sequence[tuple[str, torch.Tensor]]) -> None:
 def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
     device = next(model.parameters()).device
     uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    if not isinstance(order.task, LoadBucket):
-        return OrderAnswer(device_uuid=uuid)
-    return _load(model, order.task, device, uuid)
+    match order.task:
+        case LoadBucket():
+            return _load(model, order.task, device)
+        case CompareBucket(specs):
+            flat = _checked(order.task, device, {})
+            if different := [name for name, tensor in _tensors(specs, flat) if not is_held(model, name, tensor)]:
+                raise LoadRefusedError(f"{len(different)} tensors differ: {', '.join(different[:5])}")
+        case TellDevice():
+            pass
+    return OrderAnswer(device_uuid=uuid)
 
 
-def _load(model: SGLangModel, task: LoadBucket, device: torch.device, uuid: str | None) -> OrderAnswer:
+def _load(model: SGLangModel, task: LoadBucket, device: torch.device) -> OrderAnswer:
+    seconds: dict[str, float] = {}
+    flat = _checked(task, device, seconds)
     started = time.perf_counter()
-    flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
-    opened = time.perf_counter()
-    if (actual := _checksum(flat)) != task.checksum:
-        raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
-    checked = time.perf_counter()
     key = tuple((name, dtype, tuple(shape)) for name, dtype, shape in task.specs)
     plan = _plans.get(key)
     if plan is not None and plan.fits(model):
@@ -71,11 +75,19 @@ def _load(model: SGLangModel, task: LoadBucket, device: torch.device, uuid: str 
         _plans[key] = seen
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()  # the sender writes into the buffer again after the answer
-    loaded = time.perf_counter()
-    return OrderAnswer(
-        device_uuid=uuid,
-        seconds={"open": opened - started, "checksum": checked - opened, "load": loaded - checked},
-    )
+    seconds["load"] = time.perf_counter() - started
+    return OrderAnswer(seconds=seconds)
+
+
+def _checked(task: LoadBucket | CompareBucket, device: torch.device, seconds: dict[str, float]) -> torch.Tensor:
+    """The bucket ([bytes] uint8), if it has the checksum; times by phase go into `seconds`."""
+    started = time.perf_counter()
+    flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
+    opened = time.perf_counter()
+    if (actual := _checksum(flat)) != task.checksum:
+        raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
+    seconds |= {"open": opened - started, "checksum": time.perf_counter() - opened}
+    return flat
 
 
 def _checksum(flat: torch.Tensor) -> str:

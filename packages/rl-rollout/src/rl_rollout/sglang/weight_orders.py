@@ -27,10 +27,18 @@ class LoadBucket(msgspec.Struct, frozen=True, tag=True):
     buffer: HostBuffer | DeviceBuffer
 
 
+class CompareBucket(msgspec.Struct, frozen=True, tag=True):
+    """Say whether the model holds the tensors of the buffer."""
+
+    specs: list[tuple[str, str, tuple[int, ...]]]
+    checksum: str
+    buffer: HostBuffer | DeviceBuffer
+
+
 class Order(msgspec.Struct, frozen=True):
     """What to do, and the file that the answer goes to."""
 
-    task: LoadBucket | TellDevice
+    task: LoadBucket | CompareBucket | TellDevice
     answer_path: str
 
 

@@ -188,13 +188,13 @@ class TrainerRank:
             used = sinks if self._source.is_writer else ()
             self._publisher = Publisher(self._source, used, bucket_bytes=bucket_bytes, deadline_s=deadline_s)
 
-    def publish(self, version: int) -> "PublishReport":
-        """Hands the weights to the sinks as `version`. Collective."""
+    def publish(self, version: int, *, verify: bool) -> "PublishReport":
+        """Hands the weights to the sinks as `version`, and compares if asked to. Collective."""
         assert self._publisher is not None, "set_sinks() comes first"
         assert self._source is not None
         with self._doing_now(f"publishing version {version}"):
             try:
-                return self._publisher.publish(version)
+                return self._publisher.publish(version, verify=verify)
             finally:
                 self._source.finish()
 
