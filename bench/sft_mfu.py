@@ -15,7 +15,8 @@ up and not multiplied. The second term is attention's: two products of L x L x h
 and H200.
 
 A setting is a list of name=value with the names kernels (auto, plain, fused), attention (auto, flash, fused),
-recompute (auto, none, activations, full), tokens (of a micro-batch) and chunk (tokens whose logits exist at once).
+recompute (auto, none, activations, full), tokens (of a micro-batch), chunk (tokens whose logits exist at once) and wgrad
+(fused: weight gradients are added up by the matrix product, plain: after it).
 """
 
 import argparse
@@ -38,7 +39,14 @@ from bench.record import Record, add_out_flag, measured, report
 from rl_data import Microbatch, TrainBatch
 
 RESULT_MARK = "sft_mfu result: "
-DEFAULTS = {"kernels": "auto", "attention": "auto", "recompute": "auto", "tokens": "16384", "chunk": "2048"}
+DEFAULTS = {
+    "kernels": "auto",
+    "attention": "auto",
+    "recompute": "auto",
+    "tokens": "16384",
+    "chunk": "2048",
+    "wgrad": "fused",
+}
 
 
 def main() -> int:
@@ -194,6 +202,7 @@ def _make_trainer(kind: Any, model: Path, setting: Mapping[str, str]) -> Any:
         setting["attention"],
     ]
     flags += ["--bf16"] if torch.cuda.is_available() else []
+    flags += ["--no-gradient-accumulation-fusion"] if setting["wgrad"] == "plain" else []
     return kind(
         arguments=parse_megatron_args(flags, model_config=config, world_size=1),
         model_config=config,

@@ -16,7 +16,7 @@ _SHAPE = """
 _FREE = """
     adam-beta1 adam-beta2 adam-eps bf16 clip-grad end-weight-decay lr lr-decay-iters lr-decay-style lr-warmup-fraction
     lr-warmup-init lr-warmup-iters lr-wsd-decay-iters lr-wsd-decay-style make-vocab-size-divisible-by min-lr
-    no-bias-dropout-fusion no-bias-swiglu-fusion pipeline-model-parallel-size recompute-activations
+    no-gradient-accumulation-fusion pipeline-model-parallel-size recompute-activations
     recompute-granularity recompute-method recompute-modules recompute-num-layers seed sequence-parallel
     start-weight-decay tensor-model-parallel-size weight-decay weight-decay-incr-style
 """
@@ -44,8 +44,8 @@ LIMITED: dict[str, Limit] = {
     "--attention-backend": Limit(
         "attention_backend",
         "auto",
-        "attention over packed sequences is torch's varlen flash kernel on GPUs and SDPA on CPUs",
-        also=("flash",),
+        "attention over packed sequences is FlashAttention (auto, flash) or cuDNN's (fused) on GPUs, SDPA on CPUs",
+        also=("flash", "fused"),
     ),
     "--attention-dropout": Limit(
         "attention_dropout", 0.0, "with dropout, trainer and engine would disagree on log-probabilities"
@@ -62,8 +62,11 @@ LIMITED: dict[str, Limit] = {
     "--hidden-dropout": Limit(
         "hidden_dropout", 0.0, "with dropout, trainer and engine would disagree on log-probabilities"
     ),
-    "--no-gradient-accumulation-fusion": Limit(
-        "gradient_accumulation_fusion", False, "the fusion needs a CUDA extension of APEX"
+    "--no-bias-dropout-fusion": Limit(
+        "bias_dropout_fusion", False, "there is no bias and no dropout, so adding the residual is one kernel as it is"
+    ),
+    "--no-bias-swiglu-fusion": Limit(
+        "bias_swiglu_fusion", False, "there is no bias, and --trainer-kernels says how SwiGLU is computed"
     ),
     "--no-masked-softmax-fusion": Limit(
         "masked_softmax_fusion", False, "the fusion is for dense masks; sequences are packed"

@@ -25,6 +25,7 @@ from rl_train.megatron.layer_spec import packed_layer_spec
 from rl_train.megatron.logprobs import TokenLogprobs, token_logprobs
 from rl_train.megatron.packed import PackedSequences
 from rl_train.megatron.parallel import tensor_group
+from rl_train.megatron.weight_gradient import provide_weight_gradient_kernels
 
 _ONE_ONLY = {
     "context_parallel_size": "--context-parallel-size",
@@ -48,7 +49,7 @@ class LogprobRequest(NamedTuple):
     kernels: Kernels
 
 
-def transformer_config(args: argparse.Namespace) -> TransformerConfig:
+def transformer_config(args: argparse.Namespace, kernels: Kernels) -> TransformerConfig:
     """Megatron's own configuration of the model. The only place that makes one.
 
     Raises:
@@ -65,12 +66,16 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
     chosen.perform_initialization = False
     chosen.use_cpu_initialization = not torch.cuda.is_available()
     chosen.variable_seq_lengths = True
+    # Plain kernels stay what autograd makes of torch's operations.
+    chosen.gradient_accumulation_fusion = args.gradient_accumulation_fusion and kernels.name != "plain"
+    if chosen.gradient_accumulation_fusion:
+        provide_weight_gradient_kernels(kernels)
     return core_transformer_config_from_args(chosen)
 
 
 def build_model(args: argparse.Namespace, settings: LayerSettings) -> GPTModel:
     """This rank's part of the model, its parameters allocated and not filled. Collective."""
-    config = transformer_config(args)
+    config = transformer_config(args, settings.kernels)
     layers: Any = packed_layer_spec(config, settings)
     model = GPTModel(
         config,
