@@ -22,9 +22,10 @@ from rl_train.trainer import MemoryUse, TrainerPart
 
 # Pieces of the host buffer start at multiples of it, as tensors on a GPU do.
 _ALIGNMENT = 512
+_MOVED = (TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
 
 
-class _Parked(NamedTuple):
+class _Saved(NamedTuple):
     storage: torch.UntypedStorage
     num_bytes: int
     start: int
@@ -32,58 +33,73 @@ class _Parked(NamedTuple):
 
 
 class HostCopy:
-    """A buffer of host memory, page-locked for a GPU, that storages empty into. Made at its first use, and kept."""
+    """A copy of storages in one buffer of host memory, page-locked for a GPU. Made at its first use, and kept.
 
-    def __init__(self) -> None:
+    Args:
+        what: it is for, for the message where the host has no room.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._buffer: Tensor | None = None
-        self._parked: list[_Parked] = []
+        self._saved: list[_Saved] = []
 
     @property
     def num_bytes(self) -> int:
         """Size of the buffer; 0 before its first use."""
         return 0 if self._buffer is None else self._buffer.numel()
 
+    def save(self, storages: Collection[torch.UntypedStorage]) -> None:
+        """Copies the storages' bytes here.
+
+        Raises:
+            HostMemoryError: if the host has no room for them.
+        """
+        saved: list[_Saved] = []
+        start = 0
+        for storage in storages:
+            saved.append(_Saved(storage, storage.nbytes(), start))
+            start += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
+        if self._buffer is None or self._buffer.numel() < start:
+            self._buffer = None
+            self._buffer = _host_buffer(start, self._what, is_locked=_is_cuda(storages))
+        for one in saved:
+            self._piece(one).copy_(_bytes_of(one.storage), non_blocking=True)
+        if _is_cuda(storages):
+            torch.cuda.synchronize()
+        self._saved = saved
+
     def park(self, storages: Collection[torch.UntypedStorage]) -> None:
-        """Moves the storages' bytes here and leaves them with size 0.
+        """Moves the storages' bytes here and leaves the storages with size 0.
 
         Raises:
             HostMemoryError: if the host has no room for them. Nothing has moved then.
         """
-        assert not self._parked, "unpark() comes first"
-        parked: list[_Parked] = []
-        start = 0
         # On a CPU, what numpy has looked at cannot be resized, and stays.
-        for storage in filter(torch.UntypedStorage.resizable, storages):
-            parked.append(_Parked(storage, storage.nbytes(), start))
-            start += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
-        is_cuda = any(storage.device.type == "cuda" for storage in storages)
-        if self._buffer is None or self._buffer.numel() < start:
-            self._buffer = None
-            self._buffer = _host_buffer(start, is_locked=is_cuda)
-        for one in parked:
-            self._piece(one).copy_(_bytes_of(one.storage), non_blocking=True)
-        if is_cuda:
-            torch.cuda.synchronize()
-        for one in parked:
+        self.save([storage for storage in storages if storage.resizable()])
+        for one in self._saved:
             one.storage.resize_(0)
-        self._parked = parked
 
-    def unpark(self) -> None:
-        """Gives every storage its bytes back."""
-        for one in self._parked:
-            one.storage.resize_(one.num_bytes)
+    def restore(self) -> None:
+        """Gives every storage that was saved last its bytes back, and its size if it has lost it."""
+        for one in self._saved:
+            if one.storage.nbytes() != one.num_bytes:
+                one.storage.resize_(one.num_bytes)
             _bytes_of(one.storage).copy_(self._piece(one), non_blocking=True)
-        if any(one.storage.device.type == "cuda" for one in self._parked):
+        if _is_cuda([one.storage for one in self._saved]):
             torch.cuda.synchronize()
-        self._parked = []
 
-    def _piece(self, one: _Parked) -> Tensor:
+    def _piece(self, one: _Saved) -> Tensor:
         assert self._buffer is not None
         return self._buffer[one.start : one.start + one.num_bytes]
 
 
-def _host_buffer(num_bytes: int, *, is_locked: bool) -> Tensor:
-    require_host_memory(num_bytes, "what the trainer moves off its GPU")
+def _is_cuda(storages: Iterable[torch.UntypedStorage]) -> bool:
+    return any(storage.device.type == "cuda" for storage in storages)
+
+
+def _host_buffer(num_bytes: int, what: str, *, is_locked: bool) -> Tensor:
+    require_host_memory(num_bytes, what)
     buffer = torch.empty(num_bytes, dtype=torch.uint8)
     if is_locked:
         # torch's own allocator of page-locked memory would round up to the next power of two.
@@ -110,7 +126,7 @@ class RankMemory:
     def __init__(self, model: DistributedDataParallel, optimizer: ChainedOptimizer) -> None:
         self._model, self._optimizer = model, optimizer
         self._released: set[TrainerPart] = set()
-        self._copies = {TrainerPart.OPTIMIZER: HostCopy(), TrainerPart.PARAMETERS: HostCopy()}
+        self._copies = {part: HostCopy(f"the trainer's {part}") for part in _MOVED}
 
     def release(self, parts: Collection[TrainerPart]) -> None:
         """See `Trainer.release_memory`.
@@ -131,7 +147,7 @@ class RankMemory:
                 if part is TrainerPart.GRADIENTS:
                     self._model.restore_grad_buffers()
                 else:
-                    self._copies[part].unpark()
+                    self._copies[part].restore()
                 self._released.discard(part)
 
     def require(self, doing: str, *parts: TrainerPart) -> None:

@@ -6,45 +6,40 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from rl_data.json import JsonValue
-from rl_train.megatron.model import module_of, named_weights
+from rl_train.megatron.memory import HostCopy, storages_of
+from rl_train.megatron.model import module_of
 from rl_train.megatron.weights import load_weights
 
 
 class ReferenceWeights:
     """This rank's part of the reference policy."""
 
-    def __init__(self, reference: Mapping[str, Tensor], model: torch.nn.Module) -> None:
-        self._reference = reference
-        self._model = model
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._storages = storages_of(model.parameters())
+        self._own, self._reference = HostCopy("the trained policy"), HostCopy("the reference policy")
 
     @classmethod
     def load(cls, model: torch.nn.Module, weights: Path, model_config: Mapping[str, JsonValue]) -> Self:
-        """Reads the weights through the model, which gets its own back. Collective."""
-        own = _copy_to_host(model)
+        """Reads the weights through the model, which gets its own back. Collective.
+
+        Raises:
+            HostMemoryError: if the host has no room for both.
+        """
+        made = cls(model)
+        made._own.save(made._storages)
         load_weights(module_of(model), weights, model_config)
-        reference = _copy_to_host(model)
-        _copy_into(model, own)
-        return cls(reference, model)
+        made._reference.save(made._storages)
+        made._own.restore()
+        return made
 
     @contextmanager
     def in_place(self) -> Generator[None]:
         """The model holds the reference's weights for the duration of the block, and then exactly its own."""
-        own = _copy_to_host(self._model)
-        _copy_into(self._model, self._reference)
+        self._own.save(self._storages)
+        self._reference.restore()
         try:
             yield
         finally:
-            _copy_into(self._model, own)
-
-
-def _copy_to_host(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach().to("cpu", copy=True) for name, weight in named_weights(model).items()}
-
-
-@torch.no_grad()
-def _copy_into(model: torch.nn.Module, source: Mapping[str, Tensor]) -> None:
-    for name, weight in named_weights(model).items():
-        weight.copy_(source[name])
+            self._own.restore()

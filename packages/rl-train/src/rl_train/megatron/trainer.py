@@ -201,6 +201,7 @@ class MegatronTrainer:
         """
         if self._reference is None:
             raise TrainerError("reference log-probabilities were asked for, but load_reference was not called")
+        self._memory.require("a forward pass", TrainerPart.PARAMETERS)
         with self._reference.in_place():
             return self.compute_logprobs(batch)
 
