@@ -82,8 +82,9 @@ class _GRPO:
         await self.memory.to_training(PhaseClock())
 
     def publish(self, after_step: int) -> None:
-        """Hands the present weights to every engine; versions count from 1."""
-        self.trainer.publish(after_step + 1, self.engines)
+        """Hands the present weights to every engine that has not failed; versions count from 1."""
+        live = [engine for engine in self.engines if engine.name not in self.pool.failed]
+        self.trainer.publish(after_step + 1, live)
         self.pool.set_policy_version(after_step + 1)
 
     async def evaluate(self, *, after_step: int) -> None:

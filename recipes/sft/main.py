@@ -8,6 +8,7 @@ from recipes.clock import PhaseClock
 from recipes.cluster import gpus_per_actor, ray_cluster
 from recipes.console import StepConsole
 from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.memory_use import MemoryLog, peak
 from recipes.run_folder import RunFolder
 from recipes.sft.config import PROGRAM, SFTJob, read_job
 from rl_data import pack
@@ -35,6 +36,7 @@ def run(job: SFTJob) -> None:
 
 
 def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, first: int) -> None:
+    memory = MemoryLog(trainer)
     for step in console.track(range(first + 1, job.num_steps + 1), what="sft", total=job.num_steps, completed=first):
         clock = PhaseClock()
         with clock.phase("data"):
@@ -47,6 +49,8 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
         with clock.phase("train"):
             result = trainer.train_step(batch)
         seconds = clock.seconds()
+        memory.note("train")
+        memory_gib = memory.take()
         folder.log_metrics(
             {
                 "phase": "sft",
@@ -59,9 +63,12 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
                 "num_dropped": job.source.num_dropped,
                 "num_skipped_steps": int(result.is_skipped),
                 "seconds": seconds,
+                "memory_gib": memory_gib,
             }
         )
-        console.step(f"sft {step}", {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"]})
+        name, gib = peak(memory_gib)
+        line = {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"], name: gib}
+        console.step(f"sft {step}", line)
         if job.run.is_save_due(step, num_steps=job.num_steps):
             trainer.save_checkpoint(folder.checkpoints, {"step": step, "source": job.source.state_dict()})
 
