@@ -1,5 +1,7 @@
 """Settings of an engine, and what they mean for its process."""
 
+import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,18 @@ def host_environment(chosen: Mapping[str, JsonValue], num_threads: int) -> dict[
     }
     if "nnodes" not in chosen:
         environment["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: nothing listens on another interface
+    if chosen.get("enable_memory_saver"):
+        # SGLang preloads a library into its schedulers that needs CUDA's runtime before torch has found it.
+        known = os.environ.get("LD_LIBRARY_PATH")
+        folders = [*map(str, _cuda_runtimes()), *([known] if known else [])]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
     if chosen.get("device") == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # our CPU platform is inactive where CUDA is
     return environment
+
+
+def _cuda_runtimes() -> list[Path]:
+    """Folders of the CUDA runtimes that are installed as Python packages."""
+    spec = importlib.util.find_spec("nvidia")
+    places = [] if spec is None else spec.submodule_search_locations or []
+    return sorted({file.parent for place in places for file in Path(place).glob("*/lib/libcudart.so.*")})
