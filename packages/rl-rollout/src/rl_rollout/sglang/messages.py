@@ -65,7 +65,9 @@ class DeviceStorage(msgspec.Struct, frozen=True):
     """GPU memory of another process, as CUDA's interprocess memory and torch's count of its readers name it."""
 
     owner: str
-    """Who shared it; when another owner shares something, what this one shared is let go of."""
+    """Who shared it."""
+    number: int
+    """Which of the owner's pieces of memory it is."""
     device_uuid: str
     handle: bytes
     num_bytes: int
@@ -84,6 +86,8 @@ class DeviceBuffer(msgspec.Struct, frozen=True, tag=True):
     start: int
     """First byte of the bucket in the storage."""
     num_bytes: int
+    alive: list[int]
+    """Numbers of the owner's pieces of memory that are still in use; others, and other owners', can be let go of."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):

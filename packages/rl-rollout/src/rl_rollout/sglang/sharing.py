@@ -6,6 +6,7 @@ Nothing is copied.
 # pyright: standard
 # What torch has for this is not annotated.
 
+import itertools
 import secrets
 import threading
 from typing import TYPE_CHECKING, TypeGuard
@@ -28,12 +29,13 @@ def is_on_gpu(buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer") -> "Typ
 class BufferSharer:
     """Makes records of buffers for one engine. Each piece of memory is shared once, however often it is sent.
 
-    The engine keeps a mapping of what one sharer has shown it until another one shows it something; only then is memory
-    that its owner has let go of free again. A copy of a sharer (by pickle) is another sharer.
+    The engine keeps memory that it was shown mapped until it is shown other memory, by which it also learns what its
+    owner has let go of; only then is that free again. A copy of a sharer (by pickle) is another sharer.
     """
 
     def __init__(self) -> None:
         self._owner = secrets.token_hex(8)
+        self._numbers = itertools.count()
         self._shared: dict[StorageWeakRef, DeviceStorage] = {}
         self._lock = threading.Lock()
 
@@ -52,11 +54,12 @@ class BufferSharer:
             self._shared = {known: record for known, record in self._shared.items() if not known.expired()}
             key = StorageWeakRef(storage)
             if key not in self._shared:
-                self._shared[key] = _share(storage, self._owner)
-            return DeviceBuffer(self._shared[key], int(buffer.storage_offset()), buffer.numel())
+                self._shared[key] = _share(storage, self._owner, next(self._numbers))
+            alive = [record.number for record in self._shared.values()]
+            return DeviceBuffer(self._shared[key], int(buffer.storage_offset()), buffer.numel(), alive)
 
 
-def _share(storage: "torch.UntypedStorage", owner: str) -> DeviceStorage:
+def _share(storage: "torch.UntypedStorage", owner: str, number: int) -> DeviceStorage:
     import torch
 
     # The whole handle of CUDA's interprocess memory with torch's count of its readers; see
@@ -67,6 +70,7 @@ def _share(storage: "torch.UntypedStorage", owner: str) -> DeviceStorage:
         )
     return DeviceStorage(
         owner=owner,
+        number=number,
         device_uuid=str(torch.cuda.get_device_properties(storage.device).uuid),
         handle=handle,
         num_bytes=num_bytes,

@@ -125,11 +125,10 @@ def _map_file(buffer: HostBuffer) -> torch.Tensor:
 
 
 class _OpenBuffers:
-    """Mappings of another process's GPU memory, kept until another owner's memory is shown."""
+    """Mappings of another process's GPU memory, kept while that is in use there."""
 
     def __init__(self) -> None:
-        self._owner = ""
-        self._open: dict[tuple[bytes, int], torch.Tensor] = {}
+        self._open: dict[tuple[str, int], torch.Tensor] = {}
 
     def view(self, buffer: DeviceBuffer, device: torch.device) -> torch.Tensor:
         """The bucket ([bytes] uint8), in the memory of the process that shared it."""
@@ -137,10 +136,9 @@ class _OpenBuffers:
         uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
         if storage.device_uuid != uuid:
             raise LoadRefusedError(f"the bucket is on GPU {storage.device_uuid}, the engine on {uuid or 'a CPU'}")
-        if storage.owner != self._owner:
-            self._open.clear()
-            self._owner = storage.owner
-        key = (storage.handle, storage.offset)
+        alive = {(storage.owner, number) for number in buffer.alive}
+        self._open = {key: opened for key, opened in self._open.items() if key in alive}
+        key = (storage.owner, storage.number)
         if key not in self._open:
             self._open[key] = _open_storage(storage, device)
         return self._open[key][buffer.start : buffer.start + buffer.num_bytes]

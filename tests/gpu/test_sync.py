@@ -1,0 +1,80 @@
+"""Weights get from one process's GPU memory into an engine on the same GPU without a copy through the host."""
+
+import pytest
+import torch
+
+from rl_rollout import EngineError
+from rl_weights import HFCheckpoint, Publisher, SyncError, bucket_checksum
+from rl_weights.testing import InMemorySource, check_weight_sink
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+
+MIB = 2**20
+
+
+def source_of(model, scale: float = 1.0) -> InMemorySource:
+    return InMemorySource({name: tensor.cuda() * scale for name, tensor in HFCheckpoint(model).iter_tensors()})
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 32768, 10 * 32768 + 3, 64 * MIB + 8])
+def test_the_checksum_of_a_bucket_is_the_same_on_a_gpu(num_bytes) -> None:
+    bucket = torch.randint(0, 256, (num_bytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert bucket_checksum(bucket.cuda()) == bucket_checksum(bucket)
+
+
+def test_an_engine_on_the_same_gpu_takes_weights_as_a_sink_must(engine, model) -> None:
+    check_weight_sink(lambda: engine, source_of(model))
+
+
+@pytest.mark.parametrize("bucket_bytes", [MIB, 8 * MIB, 1024 * MIB])
+def test_every_tensor_arrives_by_way_of_gpu_memory(engine, model, bucket_bytes) -> None:
+    publisher = Publisher(source_of(model, scale=0.5), [engine], bucket_bytes=bucket_bytes)
+    for version in (201, 202):
+        report = publisher.publish(version, verify=True)
+        assert report.buffers_on == "cuda:0"
+    with pytest.raises(SyncError, match="compare_bucket 0 of .*differ"):
+        other = Publisher(source_of(model, scale=0.25), [_Comparing(engine)], bucket_bytes=bucket_bytes)
+        other.publish(203, verify=True)
+
+
+class _Comparing:
+    """Compares with the engine and loads nothing."""
+
+    def __init__(self, engine) -> None:
+        self.name, self.device_uuid, self.compare_bucket = engine.name, engine.device_uuid, engine.compare_bucket
+        self.weight_version = engine.weight_version
+
+    def begin_update(self, version) -> None: ...
+    def load_bucket(self, specs, buffer, checksum) -> None: ...
+    def commit_update(self, version, num_tensors) -> None: ...
+
+
+def test_a_damaged_bucket_on_the_gpu_is_named_and_the_engine_lives(engine, model) -> None:
+    name, tensor = "model.norm.weight", HFCheckpoint(model).read("model.norm.weight").cuda()
+    buffer = tensor.view(torch.uint8).view(-1).clone()
+    engine.begin_update(301)
+    with pytest.raises(EngineError, match=r"bucket 0 of version 301 \(from model\.norm\.weight\): expected checksum"):
+        engine.load_bucket([(name, "bfloat16", tuple(tensor.shape))], buffer, "0" * 16)
+    Publisher(source_of(model), [engine]).publish(302, verify=True)
+
+
+def test_fifty_publishes_and_five_publishers_leave_no_growth_of_gpu_memory(engine, model) -> None:
+    source = source_of(model)
+
+    def used_mib() -> float:
+        torch.cuda.ipc_collect()
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / MIB
+
+    def publish(number_of_publisher: int) -> None:
+        publisher = Publisher(source, [engine], bucket_bytes=4 * MIB)
+        for number in range(10):
+            publisher.publish(1000 * number_of_publisher + number)
+
+    publish(1)
+    before = used_mib()
+    for number_of_publisher in range(2, 7):
+        publish(number_of_publisher)
+    # The engine maps the buffers of the latest publisher until it is shown others: at most those of two.
+    assert used_mib() - before < 64
