@@ -31,6 +31,7 @@ _NUM_WARM_UP = 2
 _MIB = 2**20
 _GPU_FLAGS = ["--bf16"]
 _GPU_ENGINE: dict[str, Any] = {
+    "attention_backend": "triton",
     "enable_memory_saver": True,
     "disable_cuda_graph": True,
     "mem_fraction_static": 0.4,
