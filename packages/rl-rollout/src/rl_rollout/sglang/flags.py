@@ -91,8 +91,14 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         "the recipe moves the weights from the trainer to the engines",
         """
         checkpoint-engine-wait-weights-before-ready custom-weight-loader delete-ckpt-after-loading
-        enable-draft-weights-cpu-backup enable-memory-saver enable-weights-cpu-backup weight-cache-mode
+        enable-draft-weights-cpu-backup enable-weights-cpu-backup weight-cache-mode
         weight-cache-socket weight-cache-timeout weight-version
+        """,
+    ),
+    (
+        "--colocate turns it on, where engines have to give their memory up",
+        """
+        enable-memory-saver
         """,
     ),
     (
