@@ -15,8 +15,8 @@ up and not multiplied. The second term is attention's: two products of L x L x h
 and H200.
 
 A setting is a list of name=value with the names kernels (auto, plain, fused), attention (auto, flash, fused),
-recompute (auto, none, activations, full), tokens (of a micro-batch), chunk (tokens whose logits exist at once) and wgrad
-(fused: weight gradients are added up by the matrix product, plain: after it).
+recompute (auto, none, activations, full), tokens (of a micro-batch), chunk (tokens whose logits exist at once), wgrad
+(weight gradients are added up by the matrix product: fused, or after it: plain).
 """
 
 import argparse

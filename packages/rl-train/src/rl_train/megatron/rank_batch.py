@@ -25,15 +25,20 @@ class ModelSettings(NamedTuple):
 
 
 class RankMicrobatch(NamedTuple):
-    """A micro-batch on the device."""
+    """A micro-batch on the device, whole before the step begins: later copies would make the GPU wait."""
 
-    source: Microbatch
     tokens: Tensor
     """[T] int64."""
     row: PackedSequences
     scored: Tensor
     """[N] positions of the tokens whose log-probability is asked for."""
     request: LogprobRequest
+    loss_weights: Tensor
+    """[T] float32, as the tensors below."""
+    advantages: Tensor
+    rollout_logprobs: Tensor
+    old_logprobs: Tensor | None
+    ref_logprobs: Tensor | None
 
     def spread(self, values: Tensor) -> Tensor:
         """[T] float32 with the [N] values at the scored tokens and 0 elsewhere, with gradient."""
@@ -41,22 +46,14 @@ class RankMicrobatch(NamedTuple):
 
     def loss_inputs(self, logprobs: Tensor, entropy: Tensor) -> LossInputs:
         """What the loss takes, from the [N] outputs of the model."""
-
-        def on_device(array: NDArray[np.float32] | None) -> Tensor | None:
-            return None if array is None else torch.tensor(array, dtype=torch.float32, device=self.tokens.device)
-
-        def required(array: NDArray[np.float32]) -> Tensor:
-            return torch.tensor(array, dtype=torch.float32, device=self.tokens.device)
-
-        source = self.source
         return LossInputs(
             logprobs=self.spread(logprobs),
-            loss_weights=required(source.loss_weights),
-            advantages=required(source.advantages),
-            rollout_logprobs=required(source.rollout_logprobs),
+            loss_weights=self.loss_weights,
+            advantages=self.advantages,
+            rollout_logprobs=self.rollout_logprobs,
             cu_seqlens=self.row.cu_seqlens_q,
-            old_logprobs=on_device(source.old_logprobs),
-            ref_logprobs=on_device(source.ref_logprobs),
+            old_logprobs=self.old_logprobs,
+            ref_logprobs=self.ref_logprobs,
             entropy=self.spread(entropy) if self.request.needs_entropy else None,
         )
 
@@ -84,8 +81,12 @@ def on_rank(
     device = settings.device
     tokens = torch.tensor(microbatch.tokens, dtype=torch.int64, device=device)
     positions = torch.tensor(scored, dtype=torch.int64, device=device)
+
+    def on_device(array: NDArray[np.float32]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=device)
+
+    old, ref = microbatch.old_logprobs, microbatch.ref_logprobs
     return RankMicrobatch(
-        source=microbatch,
         tokens=tokens,
         row=PackedSequences.of(microbatch, device),
         scored=positions,
@@ -98,4 +99,9 @@ def on_rank(
             vocab_size=settings.vocab_size,
             kernels=settings.kernels,
         ),
+        loss_weights=on_device(microbatch.loss_weights),
+        advantages=on_device(microbatch.advantages),
+        rollout_logprobs=on_device(microbatch.rollout_logprobs),
+        old_logprobs=None if old is None else on_device(old),
+        ref_logprobs=None if ref is None else on_device(ref),
     )

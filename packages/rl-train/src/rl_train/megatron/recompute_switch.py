@@ -70,35 +70,36 @@ class RecomputeSwitch:
         return self._plan
 
     def prepare(self, num_tokens: int) -> None:
-        """Chooses for micro-batches of up to `num_tokens`, if that is more than it has chosen for. Collective."""
-        if self._is_given:
+        """Chooses for micro-batches of up to `num_tokens`, if that is more than it has chosen for. Collective.
+
+        Args:
+            num_tokens: of the largest micro-batch of all ranks.
+        """
+        if self._is_given or num_tokens <= self._num_tokens:
             return
-        largest = torch.tensor([num_tokens, -self._free_bytes()], dtype=torch.int64)
-        largest = largest.cuda() if self._is_cuda else largest
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        most_tokens, most_negative = largest.tolist()
-        if most_tokens <= self._num_tokens:
-            return
-        self._num_tokens = most_tokens
+        self._num_tokens = num_tokens
         policy = "none" if self._policy == "auto" and not self._is_cuda else self._policy
+        free_bytes = self._free_bytes()
         self._plan = plan_recompute(
-            policy, self._shape, num_tokens=most_tokens, chunk_size=self._chunk_size, free_bytes=-most_negative
+            policy, self._shape, num_tokens=num_tokens, chunk_size=self._chunk_size, free_bytes=free_bytes
         )
         self._apply(self._plan)
         logger.info(
             "recompute for micro-batches of %d tokens: %s (about %.1f GiB of %.1f GiB free)",
-            most_tokens,
+            num_tokens,
             self._plan,
-            step_bytes(self._shape, self._plan, most_tokens, self._chunk_size) / 2**30,
-            -most_negative / 2**30,
+            step_bytes(self._shape, self._plan, num_tokens, self._chunk_size) / 2**30,
+            free_bytes / 2**30,
         )
 
     def _free_bytes(self) -> int:
-        """What this process could still take of its GPU."""
+        """What every rank could still take of its GPU; ranks that share layers must choose alike."""
         if not self._is_cuda:
             return 0
         free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        least = torch.tensor(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), device="cuda")
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return int(least)
 
     def _apply(self, plan: RecomputePlan) -> None:
         self._settings.recomputes_activations = plan.activations

@@ -139,7 +139,7 @@ class MegatronTrainer:
         own = self._own_microbatches(batch, is_trained=True)
         needs_entropy = self._loss.needs_entropy
         items = [on_rank(one, trained_tokens(one), self._settings, needs_entropy=needs_entropy) for one in own]
-        self._recompute.prepare(max(len(item.tokens) for item in items))
+        self._recompute.prepare(max(one.num_tokens for rank in batch.microbatches for one in rank))
         self._model.zero_grad_buffer()
         self._optimizer.zero_grad()
         sums = self._run(items, self._loss_of, forward_only=False)
