@@ -6,6 +6,7 @@ from recipes.config.evaluation import EvalConfig
 from recipes.config.reference import ReferenceConfig
 from recipes.config.reward import RewardConfig
 from recipes.config.run import RunConfig
+from recipes.config.weight_sync import WeightSyncConfig
 
 __all__ = [
     "BatchConfig",
@@ -15,4 +16,5 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "TrainerPlacementConfig",
+    "WeightSyncConfig",
 ]

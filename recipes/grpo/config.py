@@ -15,6 +15,7 @@ from recipes.config import (
     RewardConfig,
     RunConfig,
     TrainerPlacementConfig,
+    WeightSyncConfig,
 )
 from recipes.config.limits import token_budget
 from recipes.grpo.checks import check_together
@@ -35,6 +36,7 @@ OWN_CONFIGS = (
     RunConfig,
     TrainerPlacementConfig,
     EnginePlacementConfig,
+    WeightSyncConfig,
     PromptDataConfig,
     RolloutConfig,
     RewardConfig,
@@ -55,6 +57,7 @@ class GRPOJob:
     run: RunConfig
     trainer_placement: TrainerPlacementConfig
     engine_placement: EnginePlacementConfig
+    weight_sync: WeightSyncConfig
     rollout: RolloutConfig
     reward: RewardConfig
     algorithm: AlgorithmConfig
@@ -114,6 +117,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),
         engine_placement=parsed.get(EnginePlacementConfig),
+        weight_sync=parsed.get(WeightSyncConfig),
         rollout=rollout,
         reward=parsed.get(RewardConfig),
         algorithm=parsed.get(AlgorithmConfig),

@@ -84,7 +84,13 @@ class _GRPO:
     def publish(self, after_step: int) -> None:
         """Hands the present weights to every engine that has not failed; versions count from 1."""
         live = [engine for engine in self.engines if engine.name not in self.pool.failed]
-        self.trainer.publish(after_step + 1, live)
+        sync = self.job.weight_sync
+        self.trainer.publish(
+            after_step + 1,
+            live,
+            bucket_bytes=sync.update_weight_buffer_size,
+            verify=sync.check_weight_update_equal,
+        )
         self.pool.set_policy_version(after_step + 1)
 
     async def evaluate(self, *, after_step: int) -> None:
