@@ -44,8 +44,8 @@ class EnginePlacementConfig:
         default=False,
         metadata={
             "help": "engines run on the trainer's GPUs, in turns with it; turns on --offload-rollout and "
-            "--offload-train unless their opposites are given. Between its steps the trainer gives up its gradients' "
-            "memory in any case"
+            "--offload-train unless their opposites are given. The trainer gives up its gradients' memory in any case; "
+            "--sglang-mem-fraction-static leaves it room for the rest"
         },
     )
     offload_rollout: bool | None = field(
