@@ -32,6 +32,7 @@ CASES = [
         "world_size": 1,
         "flags": ["--recompute-granularity", "selective", "--recompute-modules", "mlp", "core_attn"],
     },
+    {"name": "unknown_gradient", "do": "train", "world_size": 1, "flags": [], "loss": "sft_unknown"},
     {
         "name": "recompute_elementwise",
         "do": "train",

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from batches import make_batch
 
 from rl_data import TrainBatch
-from rl_train.algorithms import AlgorithmConfig, make_loss, sft_loss
+from rl_train.algorithms import AlgorithmConfig, LossInputs, LossOutput, make_loss, sft_loss
 from rl_train.errors import MemoryReleasedError, TrainConfigError, TrainerError
 from rl_train.megatron.cpu import enable_cpu_support
 from rl_train.trainer import TrainerPart
@@ -40,8 +40,20 @@ from rl_train.megatron.parallel import destroy_parallel  # noqa: E402
 from rl_train.megatron.trainer import MegatronTrainer  # noqa: E402
 
 FLAGS = ["--lr", "1e-3", "--lr-decay-style", "cosine", "--lr-decay-iters", "10", "--lr-warmup-iters", "2"]
+
+
+class LossOfUnknownGradient:
+    """The supervised loss without what it says of its gradient before."""
+
+    needs_entropy = False
+
+    def __call__(self, inputs: LossInputs, /) -> LossOutput:
+        return sft_loss(inputs)
+
+
 LOSSES = {
     "sft": sft_loss,
+    "sft_unknown": LossOfUnknownGradient(),
     "policy": make_loss(AlgorithmConfig(advantage_estimator="grpo", entropy_coef=0.01)),
 }
 

@@ -90,6 +90,47 @@ def test_logits_of_the_whole_row_are_never_kept() -> None:
     assert max(sizes) <= max(N * H, V * H)
 
 
+@pytest.mark.parametrize("chunk_size", [4, 100])
+def test_a_gradient_that_is_known_before_gives_the_same_gradients_in_the_forward(chunk_size: int) -> None:
+    known = torch.linspace(-1, 2, N)
+    results = []
+    for given in (None, known):
+        hidden, weight, targets = inputs(torch.float32)
+        total = torch.ones_like(weight)
+        output = token_logprobs(
+            hidden,
+            weight,
+            targets,
+            temperature=0.8,
+            needs_entropy=False,
+            chunk_size=chunk_size,
+            gradient_sum=total,
+            known_gradient=given,
+        )
+        (known * output.logprobs).sum().backward()
+        assert weight.grad is None
+        results.append((output.logprobs.detach(), hidden.grad, total.detach()))
+    for expected, actual in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_a_weights_gradient_is_added_to_the_sum_that_is_given() -> None:
+    hidden, weight, targets = inputs(torch.float32)
+    weighted_sum(chunked(hidden, weight, targets, chunk_size=4)).backward()
+    expected = weight.grad
+    assert expected is not None
+    hidden, weight, targets = inputs(torch.float32)
+    total = torch.ones(V + 2, H)  # with two rows of padding
+    padded = torch.cat((weight.detach(), torch.full((2, H), torch.nan))).requires_grad_()
+    output = token_logprobs(
+        hidden, padded, targets, temperature=0.8, needs_entropy=True, chunk_size=4, num_rows=V, gradient_sum=total
+    )
+    weighted_sum(output).backward()
+    torch.testing.assert_close(total[:V], expected + 1, rtol=1e-5, atol=1e-5)
+    assert (total[V:] == 1).all()
+    assert padded.grad is None
+
+
 def test_half_precision_weights_get_gradients_summed_in_float32() -> None:
     exact, rounded = inputs(torch.float32), inputs(torch.bfloat16)
     for given in (exact, rounded):

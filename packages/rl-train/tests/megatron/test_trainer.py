@@ -71,6 +71,7 @@ def test_half_precision_is_near_float32(results: dict) -> None:
         ("five_rows", "one"),
         ("recompute", "one"),
         ("recompute_attention", "one"),
+        ("unknown_gradient", "one"),
         ("recompute_elementwise", "one"),
         ("recompute_all_sp", "one"),
         ("recompute_modules", "one"),

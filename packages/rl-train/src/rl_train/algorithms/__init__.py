@@ -12,10 +12,11 @@ from rl_train.algorithms.config import AlgorithmConfig
 if TYPE_CHECKING:
     from rl_train.algorithms.policy_loss import PolicyLoss, make_loss
     from rl_train.algorithms.sft import SFTLoss, sft_loss
-    from rl_train.algorithms.types import LossFunction, LossInputs, LossOutput
+    from rl_train.algorithms.types import LinearLoss, LossFunction, LossInputs, LossOutput
 
 __all__ = [
     "AlgorithmConfig",
+    "LinearLoss",
     "LossFunction",
     "LossInputs",
     "LossOutput",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "LinearLoss": "types",
     "LossFunction": "types",
     "LossInputs": "types",
     "LossOutput": "types",

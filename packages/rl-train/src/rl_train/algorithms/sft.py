@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from rl_train.algorithms.types import LossInputs, LossOutput
 
 
@@ -19,6 +21,10 @@ class SFTLoss:
         clean = inputs.with_zeros_where_untrained()
         nll = -clean.logprobs
         return LossOutput((clean.loss_weights * nll).sum(), {"nll": nll.detach().sum()})
+
+    def logprob_gradient(self, loss_weights: Tensor) -> Tensor:
+        """[T] minus the weights: the loss is linear."""
+        return -loss_weights
 
 
 sft_loss = SFTLoss()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -92,4 +92,16 @@ class LossFunction(Protocol):
 
     def __call__(self, inputs: LossInputs, /) -> LossOutput:
         """The loss and the metrics of one micro-batch."""
+        ...
+
+
+@runtime_checkable
+class LinearLoss(LossFunction, Protocol):
+    """A loss that is linear in the log-probabilities: its gradient is known before they are.
+
+    The trainer then computes gradients of the logits while it has them, and not a second time in the backward pass.
+    """
+
+    def logprob_gradient(self, loss_weights: Tensor) -> Tensor:
+        """[T] derivative of the loss by each token's log-probability, from its loss weights."""
         ...

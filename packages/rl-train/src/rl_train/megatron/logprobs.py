@@ -36,14 +36,16 @@ def token_logprobs(
     num_rows: int | None = None,
     group: dist.ProcessGroup | None = None,
     gradient_sum: Tensor | None = None,
+    known_gradient: Tensor | None = None,
     kernels: Kernels = PLAIN,
 ) -> TokenLogprobs:
     """Log-softmax of `hidden @ weight.T / temperature` at the targets, in float32.
 
     Chunk by chunk, forward and backward, so that at most [chunk_size, V] logits exist; the backward computes them a
-    second time. The vocabulary may be split over tensor-parallel ranks, of which each must call with the same `hidden`
-    and `targets`; each gets the same result and in the backward its own share of the gradient of `hidden`, to be
-    summed over the ranks by the caller (the backward of Megatron's gather and copy into the parallel region does).
+    second time, unless the gradient of the log-probabilities is known before. The vocabulary may be split over
+    tensor-parallel ranks, of which each must call with the same `hidden` and `targets`; each gets the same result and
+    in the backward its own share of the gradient of `hidden`, to be summed over the ranks by the caller (the backward
+    of Megatron's gather and copy into the parallel region does).
 
     Args:
         hidden: [N, H] after the final norm.
@@ -57,8 +59,11 @@ def token_logprobs(
         group: the tensor-parallel ranks; None or a group of one where the vocabulary is whole.
         gradient_sum: in the shape of `weight`, float32. The gradient of `weight` is added to it and does not go
             through autograd, which would hold it a second time. None: autograd gets it.
+        known_gradient: [N] float32, what the backward pass will be given for the log-probabilities. All gradients are
+            then computed forward, while the logits are there. Needs `gradient_sum`, and no entropy.
         kernels: what the passes over the logits are computed with.
     """
+    assert known_gradient is None or (gradient_sum is not None and not needs_entropy)
     settings = _Settings(
         temperature=temperature,
         needs_entropy=needs_entropy,
@@ -66,6 +71,7 @@ def token_logprobs(
         num_rows=weight.shape[0] if num_rows is None else num_rows,
         group=group if group is not None and dist.get_world_size(group) > 1 else None,
         gradient_sum=gradient_sum,
+        known_gradient=known_gradient if torch.is_grad_enabled() else None,
         kernels=kernels,
     )
     local = _local_targets(targets, vocab_start, settings.num_rows)
@@ -79,6 +85,7 @@ class _Settings(NamedTuple):
     num_rows: int
     group: dist.ProcessGroup | None
     gradient_sum: Tensor | None
+    known_gradient: Tensor | None
     kernels: Kernels
 
     def chunks(self, num_tokens: int) -> list[slice]:
@@ -93,13 +100,19 @@ class _TokenLogprobs(torch.autograd.Function):
         rows = weight[: settings.num_rows]
         logprobs = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
         entropy, log_norm = torch.zeros_like(logprobs), torch.zeros_like(logprobs)
+        known = settings.known_gradient
+        grad_hidden = None if known is None else torch.empty_like(hidden)
         for part in settings.chunks(hidden.shape[0]):
             logits = hidden[part] @ rows.t()
             log_norm[part], target, mean_logit = _over_all_ranks(logits, local[part], settings)
             logprobs[part] = target - log_norm[part]
             if settings.needs_entropy:
                 entropy[part] = log_norm[part] - mean_logit
-        ctx.save_for_backward(hidden, weight, local, log_norm, entropy)
+            if known is not None and grad_hidden is not None and settings.gradient_sum is not None:
+                gradients = RowGradients(local[part], log_norm[part], known[part], None, None)
+                total = settings.gradient_sum
+                grad_hidden[part] = _backward(logits, hidden[part], rows, gradients, total, settings)
+        ctx.save_for_backward(hidden, weight, local, log_norm, entropy, grad_hidden)
         ctx.settings = settings
         if not settings.needs_entropy:
             ctx.mark_non_differentiable(entropy)
@@ -107,8 +120,10 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, local, log_norm, entropy = ctx.saved_tensors
+        hidden, weight, local, log_norm, entropy, grad_hidden = ctx.saved_tensors
         settings: _Settings = ctx.settings
+        if grad_hidden is not None:
+            return grad_hidden, None, None, None
         rows = weight[: settings.num_rows]
         grad_hidden = torch.empty_like(hidden)
         total = settings.gradient_sum
@@ -124,11 +139,18 @@ class _TokenLogprobs(torch.autograd.Function):
                 entropy=entropy[part] if settings.needs_entropy else None,
                 grad_entropy=grad_entropy[part].contiguous() if settings.needs_entropy else None,
             )
-            grad_logits = settings.kernels.logit_gradient(logits, gradients, settings.temperature)
-            torch.mm(grad_logits, rows, out=grad_hidden[part])
-            settings.kernels.add_product(total[: settings.num_rows], grad_logits, hidden[part])
+            grad_hidden[part] = _backward(logits, hidden[part], rows, gradients, total, settings)
         grad_weight = None if settings.gradient_sum is not None else total.to(weight.dtype)
         return grad_hidden, grad_weight, None, None
+
+
+def _backward(
+    logits: Tensor, hidden: Tensor, rows: Tensor, gradients: RowGradients, total: Tensor, settings: _Settings
+) -> Tensor:
+    """[C, H] gradient of the chunk's hidden states; that of the rows is added to the first rows of `total`."""
+    grad_logits = settings.kernels.logit_gradient(logits, gradients, settings.temperature)
+    settings.kernels.add_product(total[: settings.num_rows], grad_logits, hidden)
+    return grad_logits @ rows
 
 
 def _local_targets(targets: Tensor, vocab_start: int, num_rows: int) -> Tensor:

@@ -47,6 +47,8 @@ class LogprobRequest(NamedTuple):
     vocab_size: int
     """Entries of the whole vocabulary, without padding rows."""
     kernels: Kernels
+    known_gradient: Tensor | None
+    """[N] what the loss gives back for the log-probabilities, where that is known before."""
 
 
 def transformer_config(args: argparse.Namespace, kernels: Kernels) -> TransformerConfig:
@@ -152,6 +154,7 @@ def _logprobs_of_hidden(
         group=group,
         # Of Megatron's gradient buffer, which the wrapped model has.
         gradient_sum=weight.main_grad if hasattr(weight, "main_grad") else None,
+        known_gradient=context.known_gradient,
         kernels=context.kernels,
     )
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_data import Microbatch
-from rl_train.algorithms import LossInputs
+from rl_train.algorithms import LinearLoss, LossFunction, LossInputs
 from rl_train.megatron.kernels import Kernels
 from rl_train.megatron.model import LogprobRequest
 from rl_train.megatron.packed import PackedSequences
@@ -71,12 +71,18 @@ def predicted_tokens(microbatch: Microbatch) -> NDArray[np.int64]:
 
 
 def on_rank(
-    microbatch: Microbatch, scored: NDArray[np.int64], settings: ModelSettings, *, needs_entropy: bool
+    microbatch: Microbatch, scored: NDArray[np.int64], settings: ModelSettings, loss: LossFunction | None
 ) -> RankMicrobatch:
     """The micro-batch on the device, with log-probabilities to be computed at `scored`.
 
     The hidden state of the token before predicts a token, so a sequence's first token must not be among them: see
     `check_batch`.
+
+    Args:
+        microbatch: of this rank.
+        scored: [N] positions.
+        settings: of the trainer.
+        loss: what it is for; None: only the log-probabilities are wanted.
     """
     device = settings.device
     tokens = torch.tensor(microbatch.tokens, dtype=torch.int64, device=device)
@@ -85,6 +91,8 @@ def on_rank(
     def on_device(array: NDArray[np.float32]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=device)
 
+    loss_weights = on_device(microbatch.loss_weights)
+    known_gradient = loss.logprob_gradient(loss_weights)[positions] if isinstance(loss, LinearLoss) else None
     old, ref = microbatch.old_logprobs, microbatch.ref_logprobs
     return RankMicrobatch(
         tokens=tokens,
@@ -94,12 +102,13 @@ def on_rank(
             positions=positions - 1,
             targets=tokens[positions],
             temperature=settings.temperature,
-            needs_entropy=needs_entropy,
+            needs_entropy=loss is not None and loss.needs_entropy,
             chunk_size=settings.chunk_size,
             vocab_size=settings.vocab_size,
             kernels=settings.kernels,
+            known_gradient=known_gradient,
         ),
-        loss_weights=on_device(microbatch.loss_weights),
+        loss_weights=loss_weights,
         advantages=on_device(microbatch.advantages),
         rollout_logprobs=on_device(microbatch.rollout_logprobs),
         old_logprobs=None if old is None else on_device(old),

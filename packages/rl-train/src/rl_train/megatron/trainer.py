@@ -137,8 +137,7 @@ class MegatronTrainer:
         started = time.perf_counter()
         self._memory.require("a training step", *TrainerPart)
         own = self._own_microbatches(batch, is_trained=True)
-        needs_entropy = self._loss.needs_entropy
-        items = [on_rank(one, trained_tokens(one), self._settings, needs_entropy=needs_entropy) for one in own]
+        items = [on_rank(one, trained_tokens(one), self._settings, self._loss) for one in own]
         self._recompute.prepare(max(one.num_tokens for rank in batch.microbatches for one in rank))
         self._model.zero_grad_buffer()
         self._optimizer.zero_grad()
@@ -180,7 +179,7 @@ class MegatronTrainer:
         """[M][T] of this rank's data-parallel rank; None on all but one rank of those that share it. Collective."""
         self._memory.require("a forward pass", TrainerPart.PARAMETERS)
         own = self._own_microbatches(batch, is_trained=False)
-        items = [on_rank(one, predicted_tokens(one), self._settings, needs_entropy=False) for one in own]
+        items = [on_rank(one, predicted_tokens(one), self._settings, None) for one in own]
         self._model.eval()
         try:
             with torch.no_grad():
