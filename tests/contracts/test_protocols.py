@@ -13,7 +13,7 @@ from rl_rollout import Engine
 from rl_rollout.testing import FakeEngine
 from rl_train import Trainer
 from rl_train.testing import FakeTrainer
-from rl_weights import TensorSource, WeightSink
+from rl_weights import ComparingSink, DeviceSink, TensorSource, WeightSink, bucket_checksum
 from rl_weights.hf import HFCheckpoint
 from rl_weights.testing import InMemorySink, InMemorySource, check_weight_sink
 
@@ -37,10 +37,21 @@ def test_the_fake_engine_takes_weights_as_a_sink_must() -> None:
     check_weight_sink(FakeEngine)
 
 
+@pytest.mark.parametrize("num_bytes", [0, 1, 8, 4096 * 8 - 1, 4096 * 8, 3 * 4096 * 8 + 13])
+def test_senders_and_receivers_find_the_same_checksum(num_bytes: int) -> None:
+    from rl_rollout.sglang.weight_loader import checksum_of
+    from rl_rollout.weights import checksum
+
+    bucket = np.random.default_rng(num_bytes).integers(0, 256, num_bytes, dtype=np.uint8)
+    assert bucket_checksum(torch.from_numpy(bucket)) == checksum(bucket) == checksum_of(torch.from_numpy(bucket))
+
+
 @pytest.mark.slow
 def test_a_real_engine_behind_ray_takes_weights_as_a_sink_must(stack) -> None:
     assert isinstance(stack.engine, Engine)
     assert isinstance(stack.engine, WeightSink)
+    assert isinstance(stack.engine, DeviceSink)
+    assert isinstance(stack.engine, ComparingSink)
     check_weight_sink(lambda: stack.engine, source_of(stack.model))
 
 
@@ -68,7 +79,7 @@ def test_published_weights_change_what_the_engine_answers(stack) -> None:
     def answer() -> list[float]:
         return asyncio.run(stack.engine.generate([request], timeout_s=60))[0].logprobs.tolist()
 
-    stack.trainer.publish(20, [stack.engine])
+    stack.trainer.publish(20, [stack.engine], verify=True)
     before = answer()
     assert answer() == pytest.approx(before, abs=1e-5)  # the second one reads its prompt from the cache
     changed = source_of(stack.model)

@@ -43,6 +43,8 @@ class PendingChecksum:
     def __init__(self, buffer: "torch.Tensor") -> None:
         import torch
 
+        if buffer.numel() == 0:
+            buffer = buffer.new_empty(0)  # numpy's empty arrays come with a stride that cannot be viewed
         flat = buffer.clone() if buffer.storage_offset() % 8 else buffer
         num_in_rows = flat.numel() // (8 * _LANES) * (8 * _LANES)
         rows = flat[:num_in_rows].view(torch.int64).view(-1, _LANES)

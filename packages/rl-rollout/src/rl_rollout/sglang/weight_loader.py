@@ -84,14 +84,16 @@ def _checked(task: LoadBucket | CompareBucket, device: torch.device, seconds: di
     started = time.perf_counter()
     flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
     opened = time.perf_counter()
-    if (actual := _checksum(flat)) != task.checksum:
+    if (actual := checksum_of(flat)) != task.checksum:
         raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
     seconds |= {"open": opened - started, "checksum": time.perf_counter() - opened}
     return flat
 
 
-def _checksum(flat: torch.Tensor) -> str:
+def checksum_of(flat: torch.Tensor) -> str:
     """The same as `rl_rollout.weights.checksum`, computed where the bucket lies."""
+    if flat.numel() == 0:
+        flat = flat.new_empty(0)  # numpy's empty arrays come with a stride that cannot be viewed
     aligned = flat.clone() if flat.storage_offset() % 8 else flat
     num_in_rows = aligned.numel() // (8 * LANES) * (8 * LANES)
     rows = aligned[:num_in_rows].view(torch.int64).view(-1, LANES)
