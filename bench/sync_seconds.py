@@ -104,12 +104,14 @@ def _measure(trainer: Any, engine: Any, bucket_mib: int, num_publishes: int) -> 
     seconds: list[float] = []
     reports: list[PublishReport] = []
     in_engine: list[Mapping[str, float]] = []
+    used_mib: list[float] = []
     for number in range(_NUM_WARM_UP + num_publishes):
         started = time.perf_counter()
         made = trainer.publish(1000 * bucket_mib + number, [engine], bucket_bytes=bucket_mib * _MIB)
         seconds.append(time.perf_counter() - started)
         reports.append(made)
         in_engine.append(engine.update_seconds())
+        used_mib.append(_used_mib())
     phases = [name for name in asdict(reports[0]) if name.endswith("_s")]
     kept = slice(_NUM_WARM_UP, None)
     return {
@@ -120,9 +122,20 @@ def _measure(trainer: Any, engine: Any, bucket_mib: int, num_publishes: int) -> 
         "buffers_on": reports[0].buffers_on,
         "seconds_median": round(statistics.median(seconds[kept]), 5),
         "seconds": [round(each, 5) for each in seconds],
+        "gpu_memory_growth_mib": used_mib[-1] - used_mib[_NUM_WARM_UP - 1],
         "publisher": {name: _median([getattr(each, name) for each in reports[kept]]) for name in phases},
         "engine": {name: _median([each.get(name, 0.0) for each in in_engine[kept]]) for name in in_engine[-1]},
     }
+
+
+def _used_mib() -> float:
+    """Memory of the GPU that is in use, by any process; 0 without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / _MIB
 
 
 def _median(values: Sequence[float]) -> float:
