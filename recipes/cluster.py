@@ -71,7 +71,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         return
     with _own_folder() as folder:
         try:
-            with _putting_off_interrupts(), _temporary_files_in(folder):
+            with _putting_off_interrupts(), _temporary_files_in(folder / "tmp"):
                 ray.init(
                     num_cpus=num_actors,
                     include_dashboard=False,
@@ -79,7 +79,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
                     logging_level=logging.WARNING,
                     log_to_driver=False,
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(folder),
+                    _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
                 )
             yield
         finally:
@@ -88,9 +88,10 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
 
 @contextmanager
 def _own_folder() -> Generator[Path]:
-    """A folder for a local cluster's files. It stays after a failure, for its logs, and goes at every other end.
+    """A folder for a local cluster's files, closed to other users.
 
-    Even if this process is killed: then a process of its own removes it, with what is left of the cluster.
+    It stays after a failure, for its logs, and goes at every other end. Even if this process is killed: then a process
+    of its own removes it, with what is left of the cluster.
     """
     folder = Path(tempfile.mkdtemp(prefix="rl-ray-")).resolve()
     # Isolated, without site-packages: it starts at once. Signals to the group of this process are not for it.
@@ -115,6 +116,7 @@ def _temporary_files_in(folder: Path) -> Generator[None]:
 
     But for what torch has compiled, which would have to be compiled again for every run.
     """
+    folder.mkdir(mode=0o700)
     compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"  # torch's own default
     chosen = {
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled)),

@@ -1,4 +1,4 @@
-"""Who can reach a run: its sockets and its Ray cluster."""
+"""Who can reach a run: its sockets, its Ray cluster and its temporary files."""
 
 import os
 import subprocess
@@ -12,7 +12,9 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def check_that_strangers_are_kept_out(run: Run) -> None:
-    """Checks that every socket of the run is on loopback, and that its cluster asks for a token.
+    """Checks that a running run can be reached by its user alone.
+
+    Every socket of it is on loopback, its cluster asks for a token, and its temporary files are closed to others.
 
     Raises:
         AssertionError: if not.
@@ -31,6 +33,9 @@ def check_that_strangers_are_kept_out(run: Run) -> None:
     )
     assert stranger.returncode != 0
     assert "InvalidAuthToken" in stranger.stderr
+
+    (folder,) = run.tmp.glob("rl-*")
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 def _listening(process: psutil.Process) -> list:
