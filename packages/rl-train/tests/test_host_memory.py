@@ -17,13 +17,16 @@ def test_a_machine_without_a_limit_has_what_the_kernel_calls_available(meminfo: 
     assert available_bytes(meminfo, tmp_path) == 300 * 1024
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("12\n")
+    (tmp_path / "memory.stat").write_text("anon 12\n")
     assert available_bytes(meminfo, tmp_path) == 300 * 1024
 
 
 def test_a_container_has_no_more_than_its_limit_leaves(meminfo: Path, tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert available_bytes(meminfo, tmp_path) == 4000
+    # Of which 300 hold files that can be read again.
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 200\nactive_file 100\nworkingset 3\n")
+    assert available_bytes(meminfo, tmp_path) == 4300
 
 
 def test_too_little_host_memory_is_an_error_with_both_numbers() -> None:

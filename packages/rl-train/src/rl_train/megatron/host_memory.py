@@ -15,11 +15,16 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     """Bytes that can be taken without swapping, within the limit of this process's container if it has one."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     machine = int(lines["MemAvailable"].split()[0]) * 1024
-    limit_file, used_file = cgroup / "memory.max", cgroup / "memory.current"
-    if not (limit_file.is_file() and used_file.is_file()):
+    limit_file, used_file, kinds_file = (cgroup / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not all(file.is_file() for file in (limit_file, used_file, kinds_file)):
         return machine
     limit = limit_file.read_text().strip()
-    return machine if limit == "max" else min(machine, int(limit) - int(used_file.read_text()))
+    if limit == "max":
+        return machine
+    kinds = dict(line.split() for line in kinds_file.read_text().splitlines())
+    # Pages of files that were read are given up when memory is needed.
+    used = int(used_file.read_text()) - int(kinds["inactive_file"]) - int(kinds["active_file"])
+    return min(machine, int(limit) - used)
 
 
 def require_host_memory(num_bytes: int, what: str) -> None:
