@@ -11,7 +11,8 @@ from bench.random_checkpoint import make_checkpoint
 
 @pytest.mark.slow
 def test_every_bucket_size_is_measured_and_the_weights_arrive(tmp_path):
-    make_checkpoint(tmp_path / "model", MODEL_CONFIGS["tiny"], dtype="float32")
+    sizes = {"hidden_size": 256, "intermediate_size": 768}
+    make_checkpoint(tmp_path / "model", {**MODEL_CONFIGS["tiny"], **sizes}, dtype="float32")
     command = [sys.executable, "-m", "bench.sync_seconds", "--model", str(tmp_path / "model")]
     command += ["--bucket-mib", "1", "8", "--publishes", "3", "--response-tokens", "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
