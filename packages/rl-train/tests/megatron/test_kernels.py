@@ -1,5 +1,6 @@
 """Plain and fused kernels against float64. Without a GPU the fused ones run in Triton's interpreter."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -48,3 +49,51 @@ def test_a_machine_without_a_gpu_takes_the_plain_kernels_by_itself() -> None:
     assert choose_kernels("plain") is PLAIN
     if not torch.cuda.is_available():
         assert choose_kernels("auto") is PLAIN
+
+
+# Kernel -> its constants and warps for a layer of Qwen3-4B. Pointers are bfloat16 unless they are named below.
+COMPILED = {
+    "triton_norm": {
+        "_rms_norm_forward": ({"BLOCK": 4096}, 16),
+        "_rms_norm_backward": ({"BLOCK": 4096}, 16),
+    },
+    "triton_swiglu": {"_swiglu_forward": ({"BLOCK": 1024}, 4), "_swiglu_backward": ({"BLOCK": 1024}, 4)},
+    "triton_loss": {
+        "_row_statistics": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
+        "_logit_gradient": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
+    },
+    "triton_query_key_value": {
+        name: ({"GROUPS": 8, "QUERIES": 4, "HALF": 64, "BLOCK_TOKENS": 8, "BLOCK_HALF": 64}, 4)
+        for name in ("_query_key_value_forward", "_query_key_value_backward")
+    },
+}
+TYPES = {
+    **dict.fromkeys(("length", "size", "num_rows", "num_tokens"), "i32"),
+    **dict.fromkeys(("eps", "inverse_temperature"), "fp32"),
+    **dict.fromkeys(("inverse", "partial", "cos", "sin", "log_norm", "grad_logprobs"), "*fp32"),
+    **dict.fromkeys(("entropy", "grad_entropy", "largest", "total", "target", "weighted"), "*fp32"),
+    "targets": "*i64",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", COMPILED)
+def test_kernels_compile_for_hopper_where_no_gpu_is(module: str) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernels = importlib.import_module(f"rl_train.megatron.kernels.{module}")
+    for name, (constants, num_warps) in COMPILED[module].items():
+        kernel = vars(kernels)[name]
+        source = ASTSource(
+            kernel,
+            signature={
+                argument: "constexpr" if argument in constants else TYPES.get(argument, "*bf16")
+                for argument in kernel.arg_names
+            },
+            constexprs={(kernel.arg_names.index(key),): value for key, value in constants.items()},
+        )
+        compiled = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
+        assert len(compiled.asm["cubin"]) > 0

@@ -112,6 +112,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 gradients = RowGradients(local[part], log_norm[part], known[part], None, None)
                 total = settings.gradient_sum
                 grad_hidden[part] = _backward(logits, hidden[part], rows, gradients, total, settings)
+            del logits  # before the next chunk's are made
         ctx.save_for_backward(hidden, weight, local, log_norm, entropy, grad_hidden)
         ctx.settings = settings
         if not settings.needs_entropy:
@@ -140,6 +141,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_entropy=grad_entropy[part].contiguous() if settings.needs_entropy else None,
             )
             grad_hidden[part] = _backward(logits, hidden[part], rows, gradients, total, settings)
+            del logits  # before the next chunk's are made
         grad_weight = None if settings.gradient_sum is not None else total.to(weight.dtype)
         return grad_hidden, grad_weight, None, None
 

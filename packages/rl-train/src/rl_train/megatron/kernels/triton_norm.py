@@ -28,7 +28,9 @@ class _RMSNorm(torch.autograd.Function):
         block = next_power_of_two(length)
         if num_rows:
             with on_device(x):
-                _forward[(num_rows,)](rows, weight, output, inverse, length, eps, BLOCK=block, num_warps=_warps(block))
+                _rms_norm_forward[(num_rows,)](
+                    rows, weight, output, inverse, length, eps, BLOCK=block, num_warps=_warps(block)
+                )
         ctx.save_for_backward(rows, weight, inverse)
         return output.view(x.shape)
 
@@ -43,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         block = next_power_of_two(length)
         if num_rows:
             with on_device(rows):
-                _backward[(programs,)](
+                _rms_norm_backward[(programs,)](
                     grad_output, rows, weight, inverse, grad_rows, partial, num_rows, length,
                     BLOCK=block, num_warps=_warps(block),
                 )  # fmt: skip
@@ -55,7 +57,7 @@ def _warps(block: int) -> int:
 
 
 @compiled
-def _forward(x, weight, output, inverse, length, eps, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _rms_norm_forward(x, weight, output, inverse, length, eps, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < length
@@ -67,7 +69,7 @@ def _forward(x, weight, output, inverse, length, eps, BLOCK: tl.constexpr):  # n
 
 
 @compiled
-def _backward(  # noqa: ANN202
+def _rms_norm_backward(  # noqa: ANN202
     grad_output, x, weight, inverse, grad_x, partial, num_rows, length, BLOCK: tl.constexpr  # noqa: ANN001
 ):  # fmt: skip
     program = tl.program_id(0)

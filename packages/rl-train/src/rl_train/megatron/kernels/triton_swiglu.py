@@ -30,7 +30,7 @@ class _SwiGLU(torch.autograd.Function):
         num_rows = output.numel() // size
         if num_rows:
             with on_device(x):
-                _forward[(num_rows, triton.cdiv(size, _BLOCK))](x, output, size, BLOCK=_BLOCK, num_warps=4)
+                _swiglu_forward[(num_rows, triton.cdiv(size, _BLOCK))](x, output, size, BLOCK=_BLOCK, num_warps=4)
         ctx.save_for_backward(x)
         return output
 
@@ -42,14 +42,14 @@ class _SwiGLU(torch.autograd.Function):
         num_rows = grad_output.numel() // size
         if num_rows:
             with on_device(x):
-                _backward[(num_rows, triton.cdiv(size, _BLOCK))](
+                _swiglu_backward[(num_rows, triton.cdiv(size, _BLOCK))](
                     grad_output, x, grad_x, size, BLOCK=_BLOCK, num_warps=4
                 )
         return grad_x
 
 
 @compiled
-def _forward(x, output, size, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _swiglu_forward(x, output, size, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < size
@@ -60,7 +60,7 @@ def _forward(x, output, size, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _backward(grad_output, x, grad_x, size, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _swiglu_backward(grad_output, x, grad_x, size, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < size
