@@ -17,6 +17,7 @@ _QWEN3: Mapping[str, JsonValue] = {
     "rms_norm_eps": 1e-6,
     "rope_scaling": None,
     "tie_word_embeddings": True,
+    "transformers_version": "4.51.0",
     "use_cache": True,
     "use_sliding_window": False,
 }
