@@ -2,15 +2,17 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 _TOP = 25
+_TOP_GAPS = 8
 _NAME_LENGTH = 110
+_SHORT_NAME = 60
 # Substrings of a kernel's name -> what it is, the first that fits.
 _GROUPS = (
     ("attention", ("flash", "fmha", "cudnn_generated", "sdpa", "attention")),
-    ("norm", ("rms_norm", "layer_norm", "rmsnorm", "norm_rotate", "_qkv_")),
+    ("norm and rotation", ("rms_norm", "query_key_value")),
     ("activation", ("swiglu", "silu")),
     ("loss", ("softmax", "row_statistics", "logit")),
     ("optimizer", ("adam", "multi_tensor", "lpnorm", "foreach")),
@@ -45,16 +47,21 @@ def summary(spans: Iterable[tuple[str, float, float]]) -> dict[str, Any]:
     """Sums of (kernel, start, end) in microseconds: by kernel, by group, and what lies between them."""
     by_name: defaultdict[str, list[float]] = defaultdict(list)
     by_group: defaultdict[str, float] = defaultdict(float)
-    intervals: list[tuple[float, float]] = []
-    for name, start, end in spans:
+    ordered = sorted(spans, key=lambda span: span[1])
+    for name, start, end in ordered:
         by_name[name].append(end - start)
         by_group[_group(name)] += end - start
-        intervals.append((start, end))
     largest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:_TOP]
-    busy, idle = _busy_and_idle(intervals)
+    gaps = _gaps(ordered)
+    idle = sum(gap for gap, _ in gaps)
+    whole = max((end for _, _, end in ordered), default=0.0) - (ordered[0][1] if ordered else 0.0)
     return {
-        "busy_ms": round(busy / 1e3, 2),
+        "busy_ms": round((whole - idle) / 1e3, 2),
         "idle_ms": round(idle / 1e3, 2),
+        "gaps": [
+            {"ms": round(gap / 1e3, 2), "between": between}
+            for gap, between in sorted(gaps, key=lambda x: -x[0])[:_TOP_GAPS]
+        ],
         "groups_ms": {name: round(total / 1e3, 2) for name, total in sorted(by_group.items(), key=lambda x: -x[1])},
         "kernels": [
             {"ms": round(sum(each) / 1e3, 2), "calls": len(each), "name": name[:_NAME_LENGTH]} for name, each in largest
@@ -67,12 +74,13 @@ def _group(name: str) -> str:
     return next((group for group, words in _GROUPS if any(word in lower for word in words)), "element-wise and other")
 
 
-def _busy_and_idle(intervals: list[tuple[float, float]]) -> tuple[float, float]:
-    """Length of the union of the intervals, and of the gaps between the first's start and the last's end."""
-    busy, reached, first = 0.0, None, 0.0
-    for start, end in sorted(intervals):
-        if reached is None:
-            first, reached = start, start
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return busy, 0.0 if reached is None else reached - first - busy
+def _gaps(ordered: Sequence[tuple[str, float, float]]) -> list[tuple[float, list[str]]]:
+    """Times without any kernel, with the kernels before and after; from spans ordered by their start."""
+    gaps: list[tuple[float, list[str]]] = []
+    last = ordered[0] if ordered else None
+    for span in ordered:
+        assert last is not None
+        if span[1] > last[2]:
+            gaps.append((span[1] - last[2], [last[0][:_SHORT_NAME], span[0][:_SHORT_NAME]]))
+        last = span if span[2] > last[2] else last
+    return gaps

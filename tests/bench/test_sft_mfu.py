@@ -31,6 +31,7 @@ def test_a_profile_is_summed_by_kernel_and_group_with_the_gaps_between() -> None
     result = summary(spans)
     assert result["busy_ms"] == 4.5
     assert result["idle_ms"] == 2.0
+    assert result["gaps"] == [{"ms": 2.0, "between": ["flash_fwd_kernel", "nvjet_gemm"]}]
     assert result["groups_ms"] == {"matrix products": 3.0, "attention": 2.0, "element-wise and other": 0.5}
     assert result["kernels"][0] == {"ms": 3.0, "calls": 2, "name": "nvjet_gemm"}
 
