@@ -1,7 +1,9 @@
 """The memory that buckets are filled into, on the device of the weights where the sinks can read it."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -33,12 +35,31 @@ class BucketBuffers:
             return
         torch.cuda.ipc_collect()  # buffers of an earlier publisher, once the engines have let go of them
         self._pool = torch.cuda.MemPool()
-        with torch.cuda.use_mem_pool(self._pool, device):
+        with _fixed_segments(), torch.cuda.use_mem_pool(self._pool, device):
             self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, device=device) for _ in range(count)]
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """The buffer of the bucket with this number."""
         return self._buffers[index % len(self._buffers)]
+
+
+@contextmanager
+def _fixed_segments() -> Generator[None]:
+    """Within it torch takes memory as CUDA gives it.
+
+    Its expandable segments can be shown to another process only where the system lets one process take another's file
+    descriptors, which containers mostly forbid.
+    """
+    given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+    if "expandable_segments:true" not in given.lower():
+        yield
+        return
+    change: Callable[[str], None] = torch._C._accelerator_setAllocatorSettings  # pyright: ignore[reportPrivateUsage]
+    change("expandable_segments:False")
+    try:
+        yield
+    finally:
+        change(given)
 
 
 def choose_device(weights_on: torch.device, uuid_of_sink: Mapping[str, str | None]) -> torch.device:
