@@ -7,7 +7,9 @@ Sessions that prove something about an environment (unit, wheels) make one of th
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nox
@@ -76,10 +78,33 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test that runs without a GPU. Arguments take the place of the folders."""
     _use_environment(session)
+    if session.posargs:
+        _run(session, "python", "-m", "pytest", "-m", "not gpu", *session.posargs)
+        return
     # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
-    folders = [f"packages/{name}" for name in PACKAGES] + ["tests"]
-    for arguments in [session.posargs] if session.posargs else [[folder] for folder in folders]:
-        _run(session, "python", "-m", "pytest", "-m", "not gpu", *arguments)
+    _test_side_by_side(session, [f"packages/{name}" for name in reversed(PACKAGES)])  # the longest, rl-train, first
+    _run(session, "python", "-m", "pytest", "-m", "not gpu", "tests")
+
+
+def _test_side_by_side(session: nox.Session, folders: list[str]) -> None:
+    """Tests two folders at a time, since one loads libraries on one core much of the time; prints each when it ends."""
+
+    def test(folder: str) -> tuple[str, subprocess.CompletedProcess[str]]:
+        command = [str(PYTHON), "-m", "pytest", "-m", "not gpu", folder]
+        environment = {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}"}
+        return folder, subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
+        )
+
+    failed: list[str] = []
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        for future in as_completed([threads.submit(test, folder) for folder in folders]):
+            folder, done = future.result()
+            session.log(f"{folder}:\n{done.stdout}")
+            if done.returncode:
+                failed.append(folder)
+    if failed:
+        session.error(f"tests failed in {', '.join(failed)}")
 
 
 @nox.session(venv_backend="none")
