@@ -66,6 +66,21 @@ def test_verifying_compares_every_tensor_that_a_sink_holds():
         Publisher(InMemorySource(tensors), [good, bad], bucket_bytes=1000).publish(2, verify=True)
 
 
+def test_every_rank_goes_through_the_tensors_twice_also_where_a_sink_fails():
+    class Counting(InMemorySource):
+        num_iterations = 0
+
+        def iter_tensors(self):
+            yield from super().iter_tensors()
+            self.num_iterations += 1
+
+    writer, other = Counting(small_tensors()), Counting(small_tensors(), is_writer=False)
+    with pytest.raises(SyncError, match="commit_update fails on purpose"):
+        Publisher(writer, [InMemorySink(fail_at="commit_update")]).publish(1, verify=True)
+    Publisher(other, []).publish(1, verify=True)
+    assert writer.num_iterations == other.num_iterations == 2
+
+
 def test_a_sink_that_cannot_compare_is_named_when_weights_are_verified():
     class Plain:
         def __init__(self):

@@ -18,8 +18,8 @@ from rl_weights.sink_worker import SinkCall, SinkWorker
 
 _NUM_BUFFERS = 2
 
-type _TakeBucket = Callable[[Sequence[TensorSpec], torch.Tensor, str], None]
-"""`WeightSink.load_bucket` or `ComparingSink.compare_bucket` of a sink."""
+type _TakeBucket = Callable[[WeightSink, Sequence[TensorSpec], torch.Tensor, str], None]
+"""What a sink does with a bucket: load or compare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,13 @@ class Publisher:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
                 unless it was the source that failed.
         """
-        report = self._pass(version, self._hand_over)
+        try:
+            report = self._pass(version, self._hand_over)
+        except SyncError:
+            if verify:  # the other ranks are in their second iteration
+                for _ in self._source.iter_tensors():
+                    pass
+            raise
         if not verify:
             return report
         return replace(report, verify_s=self._pass(version, self._compare).total_s)
@@ -166,7 +172,7 @@ class Publisher:
             worker.submit(f"begin_update({version})", partial(worker.sink.begin_update, version))
             for worker in progress.workers
         ]
-        self._send(version, tensors, progress, "load_bucket", lambda sink: sink.load_bucket)
+        self._send(version, tensors, progress, "load_bucket", _load_bucket)
         self._wait_for_last_buckets(progress)
         progress.commit = [
             worker.submit(f"commit_update({version})", partial(worker.sink.commit_update, version, len(self._specs)))
@@ -175,7 +181,7 @@ class Publisher:
         _wait(progress.workers, progress.commit)
 
     def _compare(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
-        self._send(version, tensors, progress, "compare_bucket", _comparison_of)
+        self._send(version, tensors, progress, "compare_bucket", _compare_bucket)
         self._wait_for_last_buckets(progress)
 
     def _send(
@@ -184,7 +190,7 @@ class Publisher:
         tensors: Iterator[tuple[str, torch.Tensor]],
         progress: _Progress,
         what: str,
-        method_of: Callable[[WeightSink], _TakeBucket],
+        take: _TakeBucket,
     ) -> None:
         before = time.monotonic()
         first = next(tensors, None)
@@ -205,7 +211,7 @@ class Publisher:
                 [
                     worker.submit(
                         f"{what} {index} of {len(self._buckets)}, from {bucket.specs[0][0]}",
-                        partial(_take_bucket, method_of, worker.sink, bucket.specs, buffer, expected),
+                        partial(take, worker.sink, bucket.specs, buffer, expected),
                     )
                     for worker in progress.workers
                 ]
@@ -292,17 +298,11 @@ def _check(spec: TensorSpec, got: tuple[str, torch.Tensor] | None, version: int)
         raise SyncError(f"version {version}: the source's specs say {(name, dtype, shape)}, it gave {actual}")
 
 
-def _take_bucket(
-    method_of: Callable[[WeightSink], _TakeBucket],
-    sink: WeightSink,
-    specs: Sequence[TensorSpec],
-    buffer: torch.Tensor,
-    expected: str,
-) -> None:
-    method_of(sink)(specs, buffer, expected)
+def _load_bucket(sink: WeightSink, specs: Sequence[TensorSpec], buffer: torch.Tensor, expected: str) -> None:
+    sink.load_bucket(specs, buffer, expected)
 
 
-def _comparison_of(sink: WeightSink) -> _TakeBucket:
+def _compare_bucket(sink: WeightSink, specs: Sequence[TensorSpec], buffer: torch.Tensor, expected: str) -> None:
     if not isinstance(sink, ComparingSink):
         raise SyncError(f"{type(sink).__name__} has no compare_bucket, so its weights cannot be verified")
-    return sink.compare_bucket
+    sink.compare_bucket(specs, buffer, expected)
