@@ -165,6 +165,9 @@ def _open_data(
     training = replace(data, rollout_max_prompt_len=limit)
     # Fails where every prompt is too long, or the chat template refuses the first.
     PromptSource(training, tokenizer).next_batch(1)
+    held_out_data = eval_data(evaluation, data)
+    if not held_out_data:
+        return PromptSource(training, tokenizer), []
     eval_limit = prompt_limit(
         data.rollout_max_prompt_len,
         engine,
@@ -173,6 +176,6 @@ def _open_data(
     )
     eval_sets = [
         open_eval_set(name, replace(held_out, rollout_max_prompt_len=eval_limit), tokenizer)
-        for name, held_out in eval_data(evaluation, data).items()
+        for name, held_out in held_out_data.items()
     ]
     return PromptSource(training, tokenizer), eval_sets
