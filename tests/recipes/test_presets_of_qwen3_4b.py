@@ -101,7 +101,7 @@ _ONE_GPU_COLOCATED = {
     "sequence-parallel": None,
 }
 FORCED = {
-    "qwen3_4b_dapo_math_1xh200": {**_ONE_GPU_COLOCATED, "no-offload-train": True, "sglang-mem-fraction-static": 0.5},
+    "qwen3_4b_dapo_math_1xh200": {**_ONE_GPU_COLOCATED, "no-offload-train": True, "sglang-mem-fraction-static": 0.42},
     "qwen3_4b_dapo_math_1xh100": {**_ONE_GPU_COLOCATED, "log-probs-chunk-size": 1024},
     "qwen3_4b_openhermes_1xh200": _ONE_GPU,
 }
