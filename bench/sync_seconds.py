@@ -6,8 +6,8 @@ The value is the median, over --publishes after two to warm up, of what the call
 weights are whole in the engine then, and its cache is flushed. The fastest bucket size counts. Beforehand the engine's
 weights are random (`load_format: dummy`). Afterwards every tensor in the engine is compared with the trainer's, value
 by value, the engine gives its memory up and takes its weights' back, is published to before its KV cache is back, and
-then draws responses whose log-probabilities are compared with the trainer's. On a machine without a GPU the same runs
-on the CPU.
+then draws responses whose log-probabilities are compared with the trainer's. The trainer has given up the memory of its
+gradients, as the recipe does. On a machine without a GPU the same runs on the CPU.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--server-args", type=json.loads, default={}, help="more of SGLang's server arguments, as JSON")
     parser.add_argument("--megatron-args", type=str.split, default=[], help="more of Megatron's flags")
     parser.add_argument("--response-tokens", type=int, default=64, help="of each of 16 responses of the check")
+    parser.add_argument("--offload-optimizer", action="store_true", help="as in training where not all fits the GPU")
     add_out_flag(parser)
     return parser.parse_args()
 
@@ -76,6 +77,7 @@ def _flags() -> argparse.Namespace:
 def _start(flags: argparse.Namespace, is_gpu: bool) -> tuple[Any, Any]:
     """Trainer and engine, ready, each in an actor of its own; on the same GPU if there is one."""
     from rl_rollout.ray import start_engine
+    from rl_train import TrainerPart
     from rl_train.algorithms import AlgorithmConfig, make_loss
     from rl_train.megatron.arguments import parse_megatron_args
     from rl_train.megatron.rank import TrainerSpec
@@ -91,6 +93,7 @@ def _start(flags: argparse.Namespace, is_gpu: bool) -> tuple[Any, Any]:
     )
     trainer = TrainerGroup.start(spec, world_size=1, num_gpus=0.5 if is_gpu else 0)
     trainer.wait_ready()  # before the engine, which takes its share of what is left
+    trainer.release_memory(TrainerPart.GRADIENTS, *([TrainerPart.OPTIMIZER] if flags.offload_optimizer else []))
     server_args = {"load_format": "dummy", **(_GPU_ENGINE if is_gpu else {}), **flags.server_args}
     engine = start_engine(
         flags.model.resolve(), name="engine 0", server_args=server_args, num_gpus=0.5 if is_gpu else 0
