@@ -62,6 +62,7 @@ COMPILED = {
         "_row_statistics": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
         "_logit_gradient": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
     },
+    "triton_adam": {"_adamw": ({"BLOCK": 2048}, 8)},
     "triton_query_key_value": {
         name: ({"GROUPS": 8, "QUERIES": 4, "HALF": 64, "BLOCK_TOKENS": 8, "BLOCK_HALF": 64}, 4)
         for name in ("_query_key_value_forward", "_query_key_value_backward")
@@ -74,6 +75,10 @@ TYPES = {
     **dict.fromkeys(("entropy", "grad_entropy", "largest", "total", "target", "weighted"), "*fp32"),
     "targets": "*i64",
 }
+ADAM_TYPES = {
+    **dict.fromkeys(("weight", "grad", "mean", "square", "factor"), "*fp32"),
+    **dict.fromkeys(("shrink", "rate", "correction", "mean_share", "beta_2", "square_share"), "fp32"),
+}
 
 
 @pytest.mark.slow
@@ -85,12 +90,13 @@ def test_kernels_compile_for_hopper_where_no_gpu_is(module: str) -> None:
     from triton.compiler import ASTSource
 
     kernels = importlib.import_module(f"rl_train.megatron.kernels.{module}")
+    types = {**TYPES, **(ADAM_TYPES if module == "triton_adam" else {})}
     for name, (constants, num_warps) in COMPILED[module].items():
         kernel = vars(kernels)[name]
         source = ASTSource(
             kernel,
             signature={
-                argument: "constexpr" if argument in constants else TYPES.get(argument, "*bf16")
+                argument: "constexpr" if argument in constants else types.get(argument, "*bf16")
                 for argument in kernel.arg_names
             },
             constexprs={(kernel.arg_names.index(key),): value for key, value in constants.items()},

@@ -14,8 +14,10 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, get_canonical_lr_for_logging
 from megatron.training.training import get_megatron_optimizer_config
+from torch import Tensor
 
 from rl_train.errors import TrainConfigError
+from rl_train.megatron.kernels import Kernels
 
 # Keeps the division by the norm defined; the same in torch and Megatron.
 _CLIP_EPSILON = 1e-6
@@ -29,7 +31,7 @@ class OptimizerOutcome(NamedTuple):
     is_skipped: bool
 
 
-def build_optimizer(args: argparse.Namespace, model: DistributedDataParallel) -> ChainedOptimizer:
+def build_optimizer(args: argparse.Namespace, model: DistributedDataParallel, kernels: Kernels) -> ChainedOptimizer:
     """Adam whose state is sharded over the data-parallel ranks. Takes the weights as they are now. Collective."""
     made: Any = get_megatron_optimizer_config(args)
     config, overrides = made
@@ -38,7 +40,7 @@ def build_optimizer(args: argparse.Namespace, model: DistributedDataParallel) ->
     )
     assert isinstance(optimizer, ChainedOptimizer)
     for part in _torch_adams(optimizer):
-        _fuse(part.optimizer)
+        part.optimizer = kernels.adam.of(part.optimizer)
         _fill_state(part.optimizer)
         _accept_checkpointed_state(part)
     return optimizer
@@ -49,24 +51,15 @@ def load_optimizer_state(optimizer: ChainedOptimizer, state: Mapping[str, Any]) 
     """Restores what Megatron's checkpoint holds of the optimizer."""
     optimizer.load_state_dict(state)
     for part in _torch_adams(optimizer):
-        # The groups are the checkpoint's, which may have been written where there was no GPU.
-        _fuse(part.optimizer)
         for moments in part.optimizer.state.values():
             # Megatron gives all parameters one and the same tensor, which each would count up for itself.
             count: torch.Tensor = moments["step"]
-            moments["step"] = count.to(moments["exp_avg"].device, copy=True)
+            moments["step"] = count.to("cpu", copy=True)
 
 
 def _torch_adams(optimizer: ChainedOptimizer) -> list[Any]:
     """Megatron's wrappers of torch's own AdamW, which it takes where neither Transformer Engine nor APEX is there."""
     return [part for part in optimizer.chained_optimizers if isinstance(part.optimizer, torch.optim.AdamW)]
-
-
-def _fuse(adam: torch.optim.AdamW) -> None:
-    """On a GPU a step is one kernel over many tensors, which Megatron does not ask torch for."""
-    is_cuda = all(weight.is_cuda for group in adam.param_groups for weight in group["params"])
-    for group in adam.param_groups:
-        group["fused"] = True if is_cuda else None
 
 
 def _fill_state(adam: torch.optim.AdamW) -> None:
@@ -77,7 +70,7 @@ def _fill_state(adam: torch.optim.AdamW) -> None:
     for group in adam.param_groups:
         for weight in group["params"]:
             adam.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "step": torch.zeros((), dtype=torch.float32),
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }
@@ -144,45 +137,41 @@ def learning_rate(optimizer: ChainedOptimizer) -> float:
 
 
 @torch.no_grad()
-def gradient_norm(optimizer: ChainedOptimizer) -> float:
-    """Norm of the whole gradient, after which it is ready for `step_if_finite`. Waits for the backward. Collective.
+def gradient_norm(optimizer: ChainedOptimizer) -> Tensor:
+    """Norm of the whole gradient on the device, after which it is ready for `step_if_finite`. Collective.
 
     Megatron's own, without APEX or Transformer Engine, waits for the GPU once for each parameter.
     """
     optimizer.prepare_grads()
-    squares: list[torch.Tensor] = []
+    squares: list[Tensor] = []
     for part in optimizer.chained_optimizers:
         square = torch.nn.utils.get_total_norm(part.get_grads_for_grad_norm()).square().to(torch.cuda.current_device())
         dist.all_reduce(square, group=part.get_grad_stats_parallel_group())
         squares.append(square)
-    return float(torch.stack(squares).sum().sqrt())
+    return torch.stack(squares).sum().sqrt()
 
 
 @torch.no_grad()
-def step_if_finite(optimizer: ChainedOptimizer, clip_grad: float, grad_norm: float) -> OptimizerOutcome:
+def step_if_finite(optimizer: ChainedOptimizer, clip_grad: float, grad_norm: Tensor) -> OptimizerOutcome:
     """Clips the gradient and takes the step, or does nothing where the gradient is not finite. Collective.
 
-    Megatron looks for infinities only where it scales losses for float16.
+    Megatron looks for infinities only where it scales losses for float16. The norm is waited for when everything is
+    under way.
 
     Args:
         optimizer: whose gradients are ready.
         clip_grad: norm that the gradient is scaled down to; 0: it is taken as it is.
         grad_norm: what `gradient_norm` gave.
     """
-    if not math.isfinite(grad_norm):
-        return OptimizerOutcome(grad_norm, is_skipped=True)
-    if clip_grad > 0:
-        for part in optimizer.chained_optimizers:
-            _clip(part, clip_grad, grad_norm)
+    largest = torch.where(torch.isfinite(grad_norm), clip_grad if clip_grad > 0 else torch.inf, torch.nan)
+    factor = (largest / (grad_norm + _CLIP_EPSILON)).clamp(max=1.0)
+    adams = [part.optimizer for part in _torch_adams(optimizer)]
+    for adam in adams:
+        adam.factor = factor
     optimizer.step_with_ready_grads()
-    return OptimizerOutcome(grad_norm, is_skipped=False)
-
-
-def _clip(part: Any, clip_grad: float, grad_norm: float) -> None:
-    """Scales the gradients down to a norm of `clip_grad`; the fused Adam does so while it reads them."""
-    adam = part.optimizer
-    if all(group["fused"] for group in adam.param_groups):
-        scale = (grad_norm + _CLIP_EPSILON) / clip_grad
-        adam.grad_scale = torch.full((), scale, dtype=torch.float32, device="cuda") if scale > 1 else None
-    else:
-        torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), clip_grad, torch.tensor(grad_norm))
+    waited = float(grad_norm)
+    is_skipped = not math.isfinite(waited)
+    if is_skipped:
+        for adam in adams:
+            adam.forget_step()
+    return OptimizerOutcome(waited, is_skipped)

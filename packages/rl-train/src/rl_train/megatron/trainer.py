@@ -3,7 +3,6 @@
 # pyright: standard
 # Megatron-Core is annotated in part only.
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from rl_train.megatron.memory import RankMemory
 from rl_train.megatron.model import build_model, forward, wrap_model
 from rl_train.megatron.optimizer import build_optimizer, build_scheduler, gradient_norm, learning_rate, step_if_finite
 from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group, same_outcome
+from rl_train.megatron.phase_clock import PhaseClock
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
 from rl_train.megatron.recompute_switch import RecomputeSwitch
 from rl_train.megatron.reference import ReferenceWeights
@@ -92,7 +92,7 @@ class MegatronTrainer:
         )
         load_weights(module, weights, model_config)
         self._model = wrap_model(args, module)
-        self._optimizer = build_optimizer(args, self._model)
+        self._optimizer = build_optimizer(args, self._model, kernels)
         self._scheduler = build_scheduler(args, self._optimizer)
         self._checkpointer = Checkpointer(self._model, self._optimizer, self._scheduler)
         self._memory = RankMemory(self._model, self._optimizer)
@@ -134,8 +134,8 @@ class MegatronTrainer:
         Raises:
             TrainConfigError: on every rank, if the batch is not what this trainer needs. Nothing has changed then.
         """
-        started = time.perf_counter()
         self._memory.require("a training step", *TrainerPart)
+        clock = PhaseClock(self._settings.device)
         own = self._own_microbatches(batch, is_trained=True)
         items = [on_rank(one, trained_tokens(one), self._settings, self._loss) for one in own]
         self._recompute.prepare(max(one.num_tokens for rank in batch.microbatches for one in rank))
@@ -143,9 +143,10 @@ class MegatronTrainer:
         self._optimizer.zero_grad()
         sums = self._run(items, self._loss_of, forward_only=False)
         grad_norm = gradient_norm(self._optimizer)
-        forward_backward_done = time.perf_counter()
+        clock.mark("forward_backward")
         rate = learning_rate(self._optimizer)
         outcome = step_if_finite(self._optimizer, self._clip_grad, grad_norm)
+        clock.mark("optimizer")
         loss, metrics = self._reduce(sums, batch.num_loss_tokens)
         if not outcome.is_skipped:
             self._scheduler.step(increment=1)
@@ -157,10 +158,7 @@ class MegatronTrainer:
             learning_rate=rate,
             is_skipped=outcome.is_skipped,
             metrics=metrics,
-            seconds={
-                "forward_backward": forward_backward_done - started,
-                "optimizer": time.perf_counter() - forward_backward_done,
-            },
+            seconds=clock.seconds(),
         )
 
     def compute_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:

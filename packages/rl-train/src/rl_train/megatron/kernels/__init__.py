@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rl_train.megatron.kernels import plain
+from rl_train.megatron.kernels.adam import ScaledAdamW
 
 type KernelChoice = Literal["auto", "plain", "fused"]
 
@@ -57,6 +58,7 @@ class Kernels(NamedTuple):
     logit_gradient: LogitGradient
     add_product: Callable[[Tensor, Tensor, Tensor], None]
     """Adds a.T @ b to a sum in float32, in place: sum [V, H], a [C, V] and b [C, H]."""
+    adam: type[ScaledAdamW]
 
 
 PLAIN = Kernels(
@@ -67,6 +69,7 @@ PLAIN = Kernels(
     row_statistics=plain.row_statistics,
     logit_gradient=plain.logit_gradient,
     add_product=plain.add_product,
+    adam=ScaledAdamW,
 )
 
 

@@ -40,6 +40,7 @@ def differences(kernels: Kernels, device: str, dtype: torch.dtype, sizes: Sizes 
         **_loss(kernels, chosen, draw, needs_entropy=True),
         **_loss(kernels, chosen, draw, needs_entropy=False),
         **_product(kernels, chosen, draw),
+        **_adam(kernels, chosen, draw),
     }
 
 
@@ -163,3 +164,32 @@ def _product(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
     expected = total.double() + a.double().t() @ b.double()
     kernels.add_product(total, a, b)
     return {"add_product": _error(total, expected)}
+
+
+def _adam(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
+    """Three steps, of which the second has a gradient that is not finite, against torch's AdamW in float64."""
+    given = draw(sizes.hidden, sizes.vocab, dtype=torch.float32)
+    exact = given.double()
+    adam = kernels.adam([given], lr=0.1, betas=(0.8, 0.9), weight_decay=0.2)
+    reference = torch.optim.AdamW([exact], lr=0.1, betas=(0.8, 0.9), weight_decay=0.2)
+    adam.state[given] = {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(given),
+        "exp_avg_sq": torch.zeros_like(given),
+    }
+    for factor in (0.5, torch.nan, 1.0):
+        given.grad = draw(sizes.hidden, sizes.vocab, dtype=torch.float32)
+        exact.grad = given.grad.double() * factor
+        adam.factor = torch.tensor(factor, device=draw.device)
+        adam.step()
+        if factor == factor:
+            reference.step()
+        else:
+            adam.forget_step()
+    state, wanted = adam.state[given], reference.state[exact]
+    assert float(state["step"]) == float(wanted["step"]) == 2
+    return {
+        "adam: weight": _error(given, exact),
+        "adam: mean": _error(state["exp_avg"], wanted["exp_avg"]),
+        "adam: square": _error(state["exp_avg_sq"], wanted["exp_avg_sq"]),
+    }

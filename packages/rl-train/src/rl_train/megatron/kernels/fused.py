@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rl_train.megatron.kernels import Kernels
+from rl_train.megatron.kernels.triton_adam import FusedAdamW
 from rl_train.megatron.kernels.triton_loss import logit_gradient, row_statistics
 from rl_train.megatron.kernels.triton_norm import rms_norm
 from rl_train.megatron.kernels.triton_query_key_value import query_key_value
@@ -28,4 +29,5 @@ FUSED = Kernels(
     row_statistics=row_statistics,
     logit_gradient=logit_gradient,
     add_product=add_product,
+    adam=FusedAdamW,
 )

@@ -1,0 +1,48 @@
+"""AdamW that scales the gradient by what is known on the device only, in plain torch."""
+
+# pyright: standard
+# torch leaves its optimizers partly untyped.
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class ScaledAdamW(torch.optim.AdamW):
+    """torch's AdamW on gradients times `factor`; where the factor is not finite, a step changes nothing.
+
+    So the norm of the gradient, which decides the factor, need not be waited for.
+    """
+
+    factor: Tensor | None = None
+    """0-dimensional float32; None: gradients are taken as they are."""
+
+    @classmethod
+    def of(cls, adam: torch.optim.AdamW) -> Self:
+        """One that updates the weights of another, which has no state yet.
+
+        Megatron's weights may be views, which torch's constructor refuses and its steps do not mind.
+        """
+        made = cls([torch.zeros(())])
+        made.param_groups = adam.param_groups
+        return made
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Updates the weights and counts the step, unless the factor is not finite."""
+        assert closure is None
+        if self.factor is not None:
+            if not torch.isfinite(self.factor):
+                return
+            for weight in self.weights():
+                if weight.grad is not None:
+                    weight.grad.mul_(self.factor)
+        super().step()
+
+    def forget_step(self) -> None:
+        """Takes back what a step whose factor was not finite has changed: nothing here."""
+
+    def weights(self) -> list[Any]:
+        """Of all groups."""
+        return [weight for group in self.param_groups for weight in group["params"]]
