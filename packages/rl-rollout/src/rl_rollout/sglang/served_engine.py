@@ -182,8 +182,10 @@ class ServedEngine:
                 answer = await self._order(CompareBucket(specs, checksum, _buffer(call.task, descriptor)))
                 return Answer(call.call_id, refusal=answer.refusal)
             case TellDevice():
+                # One GPU's memory is no help to an engine that is spread over several.
+                is_one = self._engine.server_args.tp_size == 1
                 answer = await self._order(call.task)
-                return Answer(call.call_id, device_uuid=answer.device_uuid)
+                return Answer(call.call_id, device_uuid=answer.device_uuid if is_one else None)
             case Flush():
                 await self._flush()
             case Release():
