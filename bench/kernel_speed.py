@@ -106,7 +106,7 @@ def _attention(arguments: argparse.Namespace) -> dict[str, Any]:
     from rl_train.megatron.kernels.attention import choose_attention
 
     results: dict[str, Any] = {}
-    for backend in (AttnBackend.flash, AttnBackend.auto, AttnBackend.fused):
+    for backend in (AttnBackend.flash, AttnBackend.auto):
 
         def measure(backend: Any = backend) -> dict[str, Any]:
             kernel = choose_attention(backend)

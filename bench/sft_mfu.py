@@ -14,7 +14,7 @@ up and not multiplied. The second term is attention's: two products of L x L x h
 2 FLOPs a multiply-add, forward once and backward twice. The share is of `--peak-tflops`, 989 for dense bfloat16 on H100
 and H200.
 
-A setting is a list of name=value with the names kernels (auto, plain, fused), attention (auto, flash, fused),
+A setting is a list of name=value with the names kernels (auto, plain, fused), attention (auto, flash),
 recompute (auto, none, activations, full), tokens (of a micro-batch), chunk (tokens whose logits exist at once), wgrad
 (weight gradients are added up by the matrix product: fused, or after it: plain).
 """

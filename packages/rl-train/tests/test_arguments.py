@@ -132,7 +132,7 @@ def test_float32_is_the_precision_without_bf16():
         ("--add-qkv-bias", "--add-qkv-bias: config.json of DIR says architecture Qwen3ForCausalLM"),
         ("--hidden-dropout 0.1", "--hidden-dropout 0.1: expected 0.0: with dropout"),
         ("--transformer-impl transformer_engine", "--transformer-impl transformer_engine: expected local"),
-        ("--attention-backend unfused", "--attention-backend unfused: expected auto"),
+        ("--attention-backend fused", "--attention-backend fused: expected auto"),
         ("--context-parallel-size 2", "--context-parallel-size 2: expected 1"),
         ("--tensor-model-parallel-size 3", "their product 3 does not divide 8 ranks"),
         ("--pipeline-model-parallel-size 8", "--pipeline-model-parallel-size 8: it does not divide num_layers 36"),

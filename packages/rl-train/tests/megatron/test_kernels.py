@@ -57,7 +57,7 @@ COMPILED = {
         "_rms_norm_forward": ({"BLOCK": 4096}, 16),
         "_rms_norm_backward": ({"BLOCK": 4096}, 16),
     },
-    "triton_swiglu": {"_swiglu_forward": ({"BLOCK": 1024}, 4), "_swiglu_backward": ({"BLOCK": 1024}, 4)},
+    "triton_swiglu": {"_swiglu_forward": ({"BLOCK": 2048}, 4), "_swiglu_backward": ({"BLOCK": 2048}, 4)},
     "triton_loss": {
         "_row_statistics": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
         "_logit_gradient": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),

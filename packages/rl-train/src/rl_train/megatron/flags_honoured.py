@@ -44,8 +44,8 @@ LIMITED: dict[str, Limit] = {
     "--attention-backend": Limit(
         "attention_backend",
         "auto",
-        "attention over packed sequences is FlashAttention (auto, flash) or cuDNN's (fused) on GPUs, SDPA on CPUs",
-        also=("flash", "fused"),
+        "attention over packed sequences is FlashAttention on GPUs (flash: torch's, auto: the newest), SDPA on CPUs",
+        also=("flash",),
     ),
     "--attention-dropout": Limit(
         "attention_dropout", 0.0, "with dropout, trainer and engine would disagree on log-probabilities"

@@ -38,7 +38,8 @@ def choose_attention(backend: AttnBackend) -> AttentionKernel:
     """The kernel that `--attention-backend` means on this GPU.
 
     "auto" is FlashAttention 4 where its library is installed and knows the card, else the same as "flash", which is
-    torch's own FlashAttention 2; "fused" is cuDNN's.
+    torch's own FlashAttention 2. cuDNN's kernel is not offered: torch 2.11 builds its graph anew for every call on
+    packed sequences, and its gradients were seen to be wrong where query heads share keys.
 
     Raises:
         TrainConfigError: for any other.
@@ -48,9 +49,7 @@ def choose_attention(backend: AttnBackend) -> AttentionKernel:
         return flash_4 or AttentionKernel("flash", _flash)
     if backend == AttnBackend.flash:
         return AttentionKernel("flash", _flash)
-    if backend == AttnBackend.fused:
-        return AttentionKernel("cudnn", _cudnn)
-    raise TrainConfigError(f"--attention-backend {backend.name}: expected auto, flash or fused")
+    raise TrainConfigError(f"--attention-backend {backend.name}: expected auto or flash")
 
 
 def _flash_4() -> AttentionKernel | None:
@@ -96,23 +95,4 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, row: PackedSeqParams, scal
         window_size=(-1, 0),  # causal: everything to the left, nothing to the right
     )
     assert isinstance(output, Tensor)
-    return output
-
-
-def _cudnn(query: Tensor, key: Tensor, value: Tensor, row: PackedSeqParams, scale: float) -> Tensor:
-    output: Tensor = torch.ops.aten._cudnn_attention_forward(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        None,  # bias
-        row.cu_seqlens_q,
-        row.cu_seqlens_kv,
-        row.max_seqlen_q,
-        row.max_seqlen_kv,
-        True,  # compute_log_sumexp, for the backward
-        0.0,  # dropout
-        True,  # is_causal
-        False,  # return_debug_mask
-        scale=scale,
-    )[0]
     return output
