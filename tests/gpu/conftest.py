@@ -39,7 +39,7 @@ def engine(model: Path) -> "Iterator[object]":
         "attention_backend": "triton",
         "enable_memory_saver": True,
         "mem_fraction_static": 0.3,
-        "cuda_graph_max_bs": 16,
+        "cuda_graph_max_bs_decode": 16,
         "random_seed": 0,
     }
     with SGLangEngine(model, name="engine 0", server_args=arguments) as engine:
