@@ -103,13 +103,13 @@ def _attention(arguments: argparse.Namespace) -> dict[str, Any]:
     """TFLOP/s counted as in bench.sft_mfu, and the error of output and gradients against float64."""
     from megatron.core.transformer.enums import AttnBackend
 
-    from rl_train.megatron.kernels.attention import choose_attention
+    from rl_train.megatron.kernels.attention import HeadShape, choose_attention
 
     results: dict[str, Any] = {}
     for backend in (AttnBackend.flash, AttnBackend.auto):
 
         def measure(backend: Any = backend) -> dict[str, Any]:
-            kernel = choose_attention(backend)
+            kernel = choose_attention(backend, HeadShape(HEADS, GROUPS, DIM), torch.bfloat16)
             row = _row([arguments.length] * (arguments.tokens // arguments.length))
             inputs = [_draw(arguments.tokens, heads, DIM, requires_grad=True) for heads in (HEADS, GROUPS, GROUPS)]
             scale = 1 / math.sqrt(DIM)

@@ -16,7 +16,7 @@ from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rl_train.megatron.kernels.attention import AttentionKernel, choose_attention
+from rl_train.megatron.kernels.attention import AttentionKernel, HeadShape, choose_attention
 from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.packed import PackedSequences
 from rl_train.megatron.saved import recomputable_together, saving_recipes
@@ -98,7 +98,10 @@ class PackedCoreAttention(torch.nn.Module):
         self.scale = 1.0 / math.sqrt(config.kv_channels)
         self.kernel: AttentionKernel | None = None
         if not config.use_cpu_initialization and config.params_dtype in (torch.bfloat16, torch.float16):
-            self.kernel = choose_attention(config.attention_backend)
+            split = config.tensor_model_parallel_size
+            assert config.num_query_groups is not None
+            shape = HeadShape(config.num_attention_heads // split, config.num_query_groups // split, config.kv_channels)
+            self.kernel = choose_attention(config.attention_backend, shape, config.params_dtype)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences) -> Tensor:
         """[T, H, D] from queries [T, H, D], keys and values [T, G, D]."""

@@ -8,6 +8,7 @@ key/value head without a copy of it.
 # pyright: standard
 # The kernels' libraries are annotated in part, or not installed.
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 # Major compute capabilities that FlashAttention 4 has kernels for: Hopper and Blackwell.
 _FLASH_4_CAPABILITIES = (9, 10)
+# Lengths of the row on which kernels are compared: below, at and beyond a kernel's tiles.
+_CHECKED_LENGTHS = (300, 1, 77, 128, 513, 5)
+# Norm of the difference over the norm: two kernels that round to bfloat16 differ by half of it.
+_CHECKED_ERROR = 1e-2
 
 
 class AttentionKernel(NamedTuple):
@@ -34,32 +39,74 @@ class AttentionKernel(NamedTuple):
     """Queries, keys, values, the row's sequences and the factor of the scores."""
 
 
-def choose_attention(backend: AttnBackend) -> AttentionKernel:
+class HeadShape(NamedTuple):
+    """Of this rank's attention."""
+
+    num_heads: int
+    num_groups: int
+    dim: int
+
+
+@functools.cache
+def choose_attention(backend: AttnBackend, shape: HeadShape, dtype: torch.dtype) -> AttentionKernel:
     """The kernel that `--attention-backend` means on this GPU.
 
-    "auto" is FlashAttention 4 where its library is installed and knows the card, else the same as "flash", which is
-    torch's own FlashAttention 2. cuDNN's kernel is not offered: torch 2.11 builds its graph anew for every call on
-    packed sequences, and its gradients were seen to be wrong where query heads share keys.
+    "auto" is FlashAttention 4 where its library is installed, knows the card and agrees with torch's kernel on a small
+    row, which compiles it (about a minute at first use); else the same as "flash", which is torch's own FlashAttention
+    2. cuDNN's kernel is not offered: torch 2.11 builds its graph anew for every call on packed sequences, and its
+    gradients were seen to be wrong where query heads share keys.
 
     Raises:
         TrainConfigError: for any other.
     """
-    if backend == AttnBackend.auto:
-        flash_4 = _flash_4()
-        return flash_4 or AttentionKernel("flash", _flash)
+    torchs = AttentionKernel("flash", _flash)
     if backend == AttnBackend.flash:
-        return AttentionKernel("flash", _flash)
-    raise TrainConfigError(f"--attention-backend {backend.name}: expected auto or flash")
-
-
-def _flash_4() -> AttentionKernel | None:
-    if torch.cuda.get_device_capability()[0] not in _FLASH_4_CAPABILITIES:
-        return None
+        return torchs
+    if backend != AttnBackend.auto:
+        raise TrainConfigError(f"--attention-backend {backend.name}: expected auto or flash")
     try:
-        library: Any = importlib.import_module("flash_attn.cute")
-    except ImportError as error:
-        logger.info("FlashAttention 4 is not installed (%s): attention is torch's FlashAttention 2", error)
-        return None
+        flash_4 = _flash_4()
+        errors = differences(flash_4, torchs, shape, dtype)
+    except Exception as error:  # noqa: BLE001 - a library that compiles when it is called can fail in any way
+        logger.warning("FlashAttention 4 cannot be used (%s: %s): attention is torch's", type(error).__name__, error)
+        return torchs
+    if not all(error < _CHECKED_ERROR for error in errors):  # NaN is not below anything
+        logger.warning("FlashAttention 4 disagrees with torch's kernel by %s, which is taken", errors)
+        return torchs
+    return flash_4
+
+
+def differences(kernel: AttentionKernel, other: AttentionKernel, shape: HeadShape, dtype: torch.dtype) -> list[float]:
+    """Of output and gradients of queries, keys and values on a small row: norm of the difference over the norm."""
+    draw = torch.Generator(device="cuda").manual_seed(0)
+    bounds = torch.tensor([0, *_CHECKED_LENGTHS], device="cuda").cumsum(0).to(torch.int32)
+    num_tokens, longest = sum(_CHECKED_LENGTHS), max(_CHECKED_LENGTHS)
+    row = PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
+
+    def random(num_heads: int) -> Tensor:
+        return torch.randn((num_tokens, num_heads, shape.dim), device="cuda", generator=draw).to(dtype)
+
+    inputs = random(shape.num_heads), random(shape.num_groups), random(shape.num_groups)
+    grad = random(shape.num_heads)
+
+    def run(chosen: AttentionKernel) -> list[Tensor]:
+        query, key, value = (one.clone().requires_grad_() for one in inputs)
+        with torch.enable_grad():
+            output = chosen.attend(query, key, value, row, shape.dim**-0.5)
+        return [output.detach(), *torch.autograd.grad(output, (query, key, value), grad)]
+
+    pairs = zip(run(kernel), run(other), strict=True)
+    return [float((one.float() - two.float()).norm() / two.float().norm()) for one, two in pairs]
+
+
+def _flash_4() -> AttentionKernel:
+    """FlashAttention 4, which is JIT-compiled. Raises what its import raises."""
+    major = torch.cuda.get_device_capability()[0]
+    if major not in _FLASH_4_CAPABILITIES:
+        raise NotImplementedError(f"no kernels for compute capability {major}")
+    library: Any = importlib.import_module("flash_attn.cute")
     varlen: Any = library.flash_attn_varlen_func
 
     def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedSeqParams, scale: float) -> Tensor:
