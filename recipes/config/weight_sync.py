@@ -14,8 +14,10 @@ class WeightSyncConfig:
     """
 
     update_weight_buffer_size: int = field(
-        default=512 * 2**20,
-        metadata={"help": "bytes of the pieces in which weights travel; two of them stay allocated beside the weights"},
+        default=2**30,
+        metadata={
+            "help": "bytes of the pieces in which weights travel; two of them are allocated while weights are published"
+        },
     )
     check_weight_update_equal: bool = field(
         default=False,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, TellDevice, memory_file
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice, memory_file
 from rl_rollout.sglang.weight_loader import load
 from rl_rollout.sglang.weight_orders import CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
 from rl_rollout.weights import checksum
@@ -105,6 +105,7 @@ def test_an_empty_bucket_is_loaded():
 
 def test_memory_of_a_gpu_that_the_model_is_not_on_is_refused_by_both_names():
     assert carry_out(Model(), TellDevice()) == OrderAnswer()
+    assert carry_out(Model(), LetGo()) == OrderAnswer()
     storage = DeviceStorage("me", 0, "GPU-1", b"handle", 8, 0, b"counter", 0, b"event", False)
     task = LoadBucket([("second", "bfloat16", (4,))], "0" * 16, DeviceBuffer(storage, 0, 8, [0]))
     assert carry_out(Model(), task).refusal == "the bucket is on GPU GPU-1, the engine on a CPU"

@@ -92,6 +92,9 @@ class _EngineActor:
     async def device_uuid(self) -> str | None:
         return await asyncio.to_thread(self._engine.device_uuid)
 
+    async def let_go(self) -> None:
+        await asyncio.to_thread(self._engine.let_go)
+
     async def update_seconds(self) -> Mapping[str, float]:
         return self._engine.update_seconds()
 
@@ -179,6 +182,11 @@ class RayEngine:
         """See `SGLangEngine.device_uuid`."""
         limit_s = self._config.engine_start_timeout_s + self._config.engine_update_timeout_s
         return self._get(self._actor.device_uuid.remote(), limit_s, "telling its device")
+
+    def let_go(self) -> None:
+        """See `SGLangEngine.let_go`."""
+        self._sharer.forget()
+        self._get(self._actor.let_go.remote(), self._config.engine_update_timeout_s, "letting go of buckets")
 
     def update_seconds(self) -> Mapping[str, float]:
         """See `SGLangEngine.update_seconds`."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _GRACE_S = 1.0
 _STATUS_S = 3.0
 _CLOSE_S = 10.0
-_BUCKET_BYTES = 512 * 2**20
+_BUCKET_BYTES = 2**30
 
 
 class _Failure(NamedTuple):

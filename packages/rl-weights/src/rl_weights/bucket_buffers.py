@@ -15,9 +15,10 @@ _HOST = torch.device("cpu")
 
 
 class BucketBuffers:
-    """Buffers of equal size that are filled in turn and kept between publishes.
+    """Buffers of equal size that are filled in turn.
 
-    Those on a GPU have memory segments of their own, so that another process to which one is shown maps nothing else.
+    Those on a GPU have memory segments of their own: another process to which one is shown maps nothing else, and the
+    memory is free for other processes once the buffers are.
 
     Args:
         device: where they lie.
@@ -28,12 +29,13 @@ class BucketBuffers:
 
     def __init__(self, device: torch.device, num_bytes: int, count: int, *, is_filled_from_gpu: bool) -> None:
         self.device = device
+        self._pool: torch.cuda.MemPool | None = None
         if device.type != "cuda":
             self._buffers = [
                 torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_filled_from_gpu) for _ in range(count)
             ]
             return
-        torch.cuda.ipc_collect()  # buffers of an earlier publisher, once the engines have let go of them
+        torch.cuda.ipc_collect()  # earlier buffers that an engine held longer than their owner
         self._pool = torch.cuda.MemPool()
         with _fixed_segments(), torch.cuda.use_mem_pool(self._pool, device):
             self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, device=device) for _ in range(count)]
@@ -41,6 +43,13 @@ class BucketBuffers:
     def __getitem__(self, index: int) -> torch.Tensor:
         """The buffer of the bucket with this number."""
         return self._buffers[index % len(self._buffers)]
+
+    def free(self) -> None:
+        """Gives their memory back to the GPU. What another process still maps is given back when it does no more."""
+        self._buffers.clear()
+        if self._pool is not None:
+            torch.cuda.ipc_collect()
+            self._pool = None  # with it goes what torch would keep of it
 
 
 @contextmanager

@@ -73,6 +73,10 @@ class DeviceSink(WeightSink, Protocol):
         """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone."""
         ...
 
+    def let_go(self) -> None:
+        """Keeps no mapping of the buffers that came, which their owner is about to free. Called after each publish."""
+        ...
+
 
 @runtime_checkable
 class ComparingSink(WeightSink, Protocol):

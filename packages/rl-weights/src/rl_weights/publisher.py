@@ -55,6 +55,7 @@ class _Progress:
     """What is measured and in flight during one publish."""
 
     workers: list[SinkWorker]
+    buffers_on: str | None = None
     gather_s: float = 0.0
     flatten_s: float = 0.0
     checksum_s: float = 0.0
@@ -69,12 +70,13 @@ class Publisher:
 
     While the sinks load one bucket the next is gathered and flattened into a second buffer. Each sink is called from
     a thread of its own, so a slow one holds up the others by at most its deadline. The buffers lie on the GPU of the
-    weights if every sink says that it reads its memory (see `DeviceSink`), and in host memory otherwise.
+    weights if every sink says that it reads its memory (see `DeviceSink`), and only while a publish lasts; in host
+    memory, where they stay, otherwise.
 
     Args:
         source: the trainer. On every rank a Publisher stands around that rank's source.
         sinks: the engines; used on the writer alone, and may be empty elsewhere.
-        bucket_bytes: what a bucket holds at most, unless one tensor is larger. Two buffers of it stay allocated.
+        bucket_bytes: what a bucket holds at most, unless one tensor is larger. There are two buffers of it.
         deadline_s: what each call of a sink may take.
 
     Example:
@@ -88,7 +90,7 @@ class Publisher:
         source: TensorSource,
         sinks: Sequence[WeightSink],
         *,
-        bucket_bytes: int = 512 * 1024 * 1024,
+        bucket_bytes: int = 2**30,
         deadline_s: float = 300.0,
     ) -> None:
         if bucket_bytes < 1 or deadline_s <= 0:
@@ -102,6 +104,8 @@ class Publisher:
             (name, dtype, tuple(shape)) for name, dtype, shape in source.tensor_specs()
         )
         self._buckets = plan_buckets(self._specs, bucket_bytes)
+        self._device: torch.device | None = None
+        """Where the buffers lie, once every sink has said where it is."""
         self._buffers: BucketBuffers | None = None
         self._latest_calls: list[SinkCall | None] = [None] * len(self._sinks)
 
@@ -156,6 +160,7 @@ class Publisher:
                 _wait(workers, calls)
             raise
         finally:
+            self._free_device_buffers(workers)
             self._latest_calls = [worker.running for worker in workers]
             for worker in workers:
                 worker.close()
@@ -197,7 +202,7 @@ class Publisher:
         progress.gather_s += time.monotonic() - before
         if first is None:
             raise SyncError(f"version {version}: the source gave none of its {len(self._specs)} tensors")
-        buffers = self._buffers or self._make_buffers(first[1].device, progress.workers)
+        buffers = self._make_buffers(first[1].device, progress)
         tensors = chain((first,), tensors)
         for index, bucket in enumerate(self._buckets):
             if index >= _NUM_BUFFERS:
@@ -228,8 +233,21 @@ class Publisher:
         for index in range(max(0, len(progress.loads) - _NUM_BUFFERS), len(progress.loads)):
             self._wait_for_bucket(index, progress)
 
-    def _make_buffers(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> BucketBuffers:
-        """Buffers as large as the largest bucket. They are kept unless a sink failed to say where it is."""
+    def _make_buffers(self, weights_on: torch.device, progress: _Progress) -> BucketBuffers:
+        """Buffers as large as the largest bucket; those of an earlier publish if it left some."""
+        device = self._device or self._ask_for_device(weights_on, progress.workers)
+        progress.buffers_on = str(device)
+        if self._buffers is None or self._buffers.device != device:
+            self._buffers = BucketBuffers(
+                device,
+                max(bucket.num_bytes for bucket in self._buckets),
+                min(_NUM_BUFFERS, len(self._buckets)),
+                is_filled_from_gpu=weights_on.type == "cuda",
+            )
+        return self._buffers
+
+    def _ask_for_device(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> torch.device:
+        """Where the buffers lie. The answer stands unless a sink failed to say where it is."""
         uuids: dict[str, str | None] = {}
 
         def ask(worker: SinkWorker) -> None:
@@ -237,15 +255,21 @@ class Publisher:
 
         if weights_on.type == "cuda":
             _wait(workers, [worker.submit("device_uuid()", partial(ask, worker)) for worker in workers])
-        buffers = BucketBuffers(
-            choose_device(weights_on, uuids),
-            max(bucket.num_bytes for bucket in self._buckets),
-            min(_NUM_BUFFERS, len(self._buckets)),
-            is_filled_from_gpu=weights_on.type == "cuda",
-        )
+        device = choose_device(weights_on, uuids)
         if all(worker.failure is None for worker in workers):
-            self._buffers = buffers
-        return buffers
+            self._device = device
+        return device
+
+    def _free_device_buffers(self, workers: Sequence[SinkWorker]) -> None:
+        """Leaves the memory of a GPU to others until the next publish, once no sink maps it."""
+        if self._buffers is None or self._buffers.device.type != "cuda":
+            return
+        sinks = [(worker, worker.sink) for worker in workers if isinstance(worker.sink, DeviceSink)]
+        calls = [(worker, worker.submit("let_go()", sink.let_go)) for worker, sink in sinks]
+        for worker, call in calls:
+            worker.wait(call)
+        self._buffers.free()
+        self._buffers = None
 
     def _fill(
         self,
@@ -273,7 +297,7 @@ class Publisher:
             num_tensors=len(self._specs),
             num_bytes=sum(bucket.num_bytes for bucket in self._buckets),
             num_buckets=len(self._buckets),
-            buffers_on=None if self._buffers is None else str(self._buffers.device),
+            buffers_on=progress.buffers_on,
             begin_s=max((call.seconds for call in progress.begin), default=0.0),
             gather_s=progress.gather_s,
             flatten_s=progress.flatten_s,

@@ -32,6 +32,7 @@ from rl_rollout.sglang.messages import (
     Drain,
     Flush,
     Generate,
+    LetGo,
     Load,
     ProcessIds,
     Ready,
@@ -249,6 +250,11 @@ class SGLangEngine:
         """UUID of the GPU that holds the weights; None on a CPU. Time that the engine still needs to start counts."""
         self._ready()
         return self._call(TellDevice(), self._config.engine_update_timeout_s, "telling its device").device_uuid
+
+    def let_go(self) -> None:
+        """Ends all mappings of GPU memory that buckets came in, so that their owner can free it."""
+        self._sharer.forget()
+        self._call(LetGo(), self._config.engine_update_timeout_s, "letting go of buckets")
 
     def update_seconds(self) -> Mapping[str, float]:
         """Time by phase that SGLang's process spent on the buckets of the latest update: open, checksum, load."""

@@ -112,6 +112,10 @@ class TellDevice(msgspec.Struct, frozen=True, tag=True):
     """Answered with the UUID of the GPU that holds the weights."""
 
 
+class LetGo(msgspec.Struct, frozen=True, tag=True):
+    """Keep no mapping of GPU memory that buckets came in."""
+
+
 class Flush(msgspec.Struct, frozen=True, tag=True):
     """Forget the KV cache."""
 
@@ -130,7 +134,7 @@ class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Task = Generate | Abort | Drain | Load | Compare | TellDevice | Flush | Release | Resume | ProcessIds
+type Task = Generate | Abort | Drain | Load | Compare | TellDevice | LetGo | Flush | Release | Resume | ProcessIds
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -36,12 +36,12 @@ from rl_rollout.sglang.messages import (
     Call,
     Channel,
     Compare,
-    DeviceBuffer,
     Drain,
     Failure,
     Flush,
     Frame,
     Generate,
+    LetGo,
     Load,
     ProcessIds,
     Ready,
@@ -175,17 +175,11 @@ class ServedEngine:
                 self._abort(call_id)
             case Drain():
                 await self._idle.wait()
-            case Load(specs, checksum):
-                answer = await self._order(LoadBucket(specs, checksum, _buffer(call.task, descriptor)))
-                return Answer(call.call_id, refusal=answer.refusal, seconds=answer.seconds)
-            case Compare(specs, checksum):
-                answer = await self._order(CompareBucket(specs, checksum, _buffer(call.task, descriptor)))
-                return Answer(call.call_id, refusal=answer.refusal)
-            case TellDevice():
+            case Load() | Compare() | TellDevice() | LetGo():
+                answer = await self._order(_order_of(call.task, descriptor))
                 # One GPU's memory is no help to an engine that is spread over several.
-                is_one = self._engine.server_args.tp_size == 1
-                answer = await self._order(call.task)
-                return Answer(call.call_id, device_uuid=answer.device_uuid if is_one else None)
+                uuid = answer.device_uuid if self._engine.server_args.tp_size == 1 else None
+                return Answer(call.call_id, refusal=answer.refusal, device_uuid=uuid, seconds=answer.seconds)
             case Flush():
                 await self._flush()
             case Release():
@@ -250,7 +244,7 @@ class ServedEngine:
         for request_id in self._request_ids.get(call_id, []) if call_id is not None else []:
             self._manager.abort_request(request_id)
 
-    async def _order(self, task: LoadBucket | CompareBucket | TellDevice) -> OrderAnswer:
+    async def _order(self, task: LoadBucket | CompareBucket | TellDevice | LetGo) -> OrderAnswer:
         """What the weight loader in SGLang's scheduler processes answers; the first refusal of several."""
         answer_files = [os.memfd_create("rl-answer") for _ in range(self._engine.server_args.tp_size)]
         try:
@@ -283,11 +277,17 @@ class ServedEngine:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
 
 
-def _buffer(task: Load | Compare, descriptor: int | None) -> HostBuffer | DeviceBuffer:
-    return task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
+def _order_of(
+    task: Load | Compare | TellDevice | LetGo, descriptor: int | None
+) -> LoadBucket | CompareBucket | TellDevice | LetGo:
+    if isinstance(task, TellDevice | LetGo):
+        return task
+    kind = LoadBucket if isinstance(task, Load) else CompareBucket
+    buffer = task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
+    return kind(task.specs, task.checksum, buffer)
 
 
-def _payload(task: LoadBucket | CompareBucket | TellDevice, answer_file: int) -> bytes:
+def _payload(task: LoadBucket | CompareBucket | TellDevice | LetGo, answer_file: int) -> bytes:
     """The order as SGLang carries it: named tensors, pickled."""
     order = msgspec.json.encode(Order(task, f"/proc/{os.getpid()}/fd/{answer_file}")).decode()
     pickled = MultiprocessingSerializer.serialize([(order, torch.empty(0))])

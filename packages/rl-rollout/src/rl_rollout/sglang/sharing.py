@@ -29,8 +29,8 @@ def is_on_gpu(buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer") -> "Typ
 class BufferSharer:
     """Makes records of buffers for one engine. Each piece of memory is shared once, however often it is sent.
 
-    The engine keeps memory that it was shown mapped until it is shown other memory, by which it also learns what its
-    owner has let go of; only then is that free again. A copy of a sharer (by pickle) is another sharer.
+    The engine keeps memory that it was shown mapped until it is told to let go, or is shown other memory, by which it
+    learns what is no longer in use; only then is that free again. A copy of a sharer (by pickle) is another sharer.
     """
 
     def __init__(self) -> None:
@@ -57,6 +57,11 @@ class BufferSharer:
                 self._shared[key] = _share(storage, self._owner, next(self._numbers))
             alive = [record.number for record in self._shared.values()]
             return DeviceBuffer(self._shared[key], int(buffer.storage_offset()), buffer.numel(), alive)
+
+    def forget(self) -> None:
+        """What was shared is shared anew when it is sent again. To be called before the engine is told to let go."""
+        with self._lock:
+            self._shared = {}
 
 
 def _share(storage: "torch.UntypedStorage", owner: str, number: int) -> DeviceStorage:

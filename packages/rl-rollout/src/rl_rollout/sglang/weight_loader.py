@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel, is_held
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, TellDevice
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice
 from rl_rollout.sglang.weight_orders import CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
 from rl_rollout.weights import LANES, TensorSpec, checksum_of_sums
 
@@ -58,6 +58,8 @@ def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
             flat = _checked(order.task, device, {})
             if different := [name for name, tensor in _tensors(specs, flat) if not is_held(model, name, tensor)]:
                 raise LoadRefusedError(f"{len(different)} tensors differ: {', '.join(different[:5])}")
+        case LetGo():
+            _open_buffers.close()
         case TellDevice():
             pass
     return OrderAnswer(device_uuid=uuid)
@@ -144,6 +146,10 @@ class _OpenBuffers:
         if key not in self._open:
             self._open[key] = _open_storage(storage, device)
         return self._open[key][buffer.start : buffer.start + buffer.num_bytes]
+
+    def close(self) -> None:
+        """Ends all mappings."""
+        self._open = {}
 
 
 _open_buffers = _OpenBuffers()

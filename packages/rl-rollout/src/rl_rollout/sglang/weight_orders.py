@@ -6,7 +6,7 @@ raises, so the answer is written into a file in memory that the order names.
 
 import msgspec
 
-from rl_rollout.sglang.messages import DeviceBuffer, TellDevice
+from rl_rollout.sglang.messages import DeviceBuffer, LetGo, TellDevice
 
 LOADER = "rl_rollout.sglang.weight_loader.load"
 """Name by which SGLang finds the loader."""
@@ -38,7 +38,7 @@ class CompareBucket(msgspec.Struct, frozen=True, tag=True):
 class Order(msgspec.Struct, frozen=True):
     """What to do, and the file that the answer goes to."""
 
-    task: LoadBucket | CompareBucket | TellDevice
+    task: LoadBucket | CompareBucket | TellDevice | LetGo
     answer_path: str
 
 
