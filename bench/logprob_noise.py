@@ -60,7 +60,7 @@ def main() -> int:
         "reference": _by_transformers(flags, samples, torch.float32, device),
         "plain_bf16": _by_transformers(flags, samples, torch.bfloat16, device),
     }
-    # After transformers: imported later than the trainer's support for CPUs, that gives other numbers on a CPU.
+    # Last: on a CPU the trainer changes torch for the whole process.
     with contextlib.redirect_stdout(sys.stderr):  # Megatron has something to say
         found["trainer"] = _by_trainer(flags, samples)
     details = {
