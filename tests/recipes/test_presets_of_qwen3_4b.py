@@ -166,5 +166,5 @@ def test_the_presets_resolve_to_runs_of_one_gpu(inputs, model, parsers, tmp_path
         assert values["recompute_granularity"] is None
     assert h200.engine_placement.num_engines(1) == 1
     assert (h200.num_rollouts, h200.num_steps_per_rollout) == (3000, 1)
-    assert h200.sglang.server_kwargs() == {"mem_fraction_static": 0.5}
+    assert h200.sglang.server_kwargs() == {"mem_fraction_static": 0.42}
     assert h100.sglang.server_kwargs() == {"mem_fraction_static": 0.7}
