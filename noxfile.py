@@ -76,14 +76,14 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Every test that runs without a GPU. Arguments take the place of the folders."""
+    """Every test that runs without a GPU, but for the benchmarks' (`bench_small`). Arguments replace the folders."""
     _use_environment(session)
     if session.posargs:
         _run(session, "python", "-m", "pytest", "-m", "not gpu", *session.posargs)
         return
     # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
     _test_side_by_side(session, [f"packages/{name}" for name in reversed(PACKAGES)])  # the longest, rl-train, first
-    _run(session, "python", "-m", "pytest", "-m", "not gpu", "-n", "2", "--dist", "loadfile", "tests")
+    _run(session, "python", "-m", "pytest", "-m", "not gpu and not bench", "-n", "2", "--no-loadscope-reorder", "tests")
 
 
 def _test_side_by_side(session: nox.Session, folders: list[str]) -> None:
@@ -136,6 +136,13 @@ def bench(session: nox.Session) -> None:
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"expected a benchmark's name, one of {names}")
     _run(session, "python", "-m", f"bench.{session.posargs[0]}", *session.posargs[1:])
+
+
+@nox.session(venv_backend="none")
+def bench_small(session: nox.Session) -> None:
+    """Every benchmark on a tiny model, with this machine's CPU."""
+    _use_environment(session)
+    _run(session, "python", "-m", "pytest", "-m", "bench and not gpu", "tests/bench", *session.posargs)
 
 
 @nox.session(venv_backend="none")

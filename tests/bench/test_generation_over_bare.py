@@ -8,6 +8,7 @@ from bench.model_configs import MODEL_CONFIGS
 from bench.random_checkpoint import make_checkpoint
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_one_side_after_the_other_is_measured(tmp_path):

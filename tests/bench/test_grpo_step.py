@@ -35,6 +35,7 @@ def test_prompts_are_rows_of_the_dapo_schema(tmp_path):
     assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_tiny_run_is_measured_whole(tmp_path):

@@ -11,6 +11,7 @@ from rl_data.testing import make_sample
 from rl_data.wire import append_samples
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_a_trainer_in_float32_is_at_the_reference_and_bf16_is_not(tmp_path):
     model = tmp_path / "model"

@@ -36,6 +36,7 @@ def test_a_profile_is_summed_by_kernel_and_group_with_the_gaps_between() -> None
     assert result["kernels"][0] == {"ms": 3.0, "calls": 2, "name": "nvjet_gemm"}
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_a_small_model_is_measured_on_this_machine_and_a_failing_setting_loses_no_other(tmp_path: Path) -> None:
     model = tmp_path / "model"

@@ -20,6 +20,7 @@ def test_a_batch_that_does_not_divide_the_step_is_refused(tmp_path):
     assert "--trl on,3: expected on or off, and a divisor of 4, such as on,1" in done.stderr
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed (dependency group bench)")
 def test_both_sides_are_measured_on_a_tiny_model(tmp_path):

@@ -9,6 +9,7 @@ from bench.model_configs import MODEL_CONFIGS
 from bench.random_checkpoint import make_checkpoint
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_every_bucket_size_is_measured_and_the_weights_arrive(tmp_path):
     sizes = {"hidden_size": 256, "intermediate_size": 768}
