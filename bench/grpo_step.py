@@ -16,7 +16,7 @@ What each part gave stays in --work, so --parts can spread them over several cal
 - logprob_abs_diff: mean absolute difference of the engine's and the trainer's log-probabilities, the largest of the
   steps;
 - memory_growth_gib: memory at the ends of phases, the last third of the steps less the third before, the largest of
-  the phases.
+  the phases; only of at least 30 steps.
 """
 
 import argparse
@@ -42,6 +42,7 @@ _PROMPT = (
     'sells {} of them. How many are left?\n\nRemember to put your answer on its own line after "Answer:".'
 )
 _NUM_PROMPTS = 2048
+_STEPS_OF_GROWTH = 30
 
 
 def main() -> int:
@@ -176,8 +177,10 @@ def _records(steps: Sequence[Mapping[str, Any]], floor: Sequence[Mapping[str, fl
     records = [
         measured("switch_seconds", max(step["seconds"]["switch"] for step in steps[1:]), "s"),
         measured("logprob_abs_diff", max(step["logprob_abs_diff"] for step in steps), "nats"),
-        measured("memory_growth_gib", max(_growth(series) for series in _series(steps).values()), "GiB"),
     ]
+    if len(steps) >= _STEPS_OF_GROWTH:
+        growth = max(_growth(series) for series in _series(steps).values())
+        records.append(measured("memory_growth_gib", growth, "GiB"))
     if floor:
         ratio = statistics.mean(one["step_over_floor"] for one in floor)
         records.insert(0, measured("step_over_floor", ratio, "ratio"))

@@ -70,7 +70,7 @@ BARS = (
     ),
     Bar(
         name="memory_growth_gib",
-        what="growth of memory in use over 30 GRPO steps, largest of the phases, last ten over the ten before",
+        what="growth of memory in use over 30 GRPO steps, largest of the phases, the last third over the third before",
         limit=0.1,
         unit=" GiB",
     ),

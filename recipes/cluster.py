@@ -23,6 +23,8 @@ from recipes.errors import UsageError
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 2 * 2**30
+# A socket's path has at most 107 characters, and Ray's sockets lie up to 84 below the folder of temporary files.
+_LONGEST_TEMPORARY_FOLDER = 23
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 # Read by Ray when it is imported and inherited by every process it starts.
@@ -93,7 +95,7 @@ def _own_folder() -> Generator[Path]:
     It stays after a failure, for its logs, and goes at every other end. Even if this process is killed: then a process
     of its own removes it, with what is left of the cluster.
     """
-    folder = Path(tempfile.mkdtemp(prefix="rl-ray-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix="rl-ray-", dir=_short_folder())).resolve()
     # Isolated, without site-packages: it starts at once. Signals to the group of this process are not for it.
     command = [sys.executable, "-I", "-S", cluster_watchdog.__file__, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
@@ -108,6 +110,15 @@ def _own_folder() -> Generator[Path]:
             if not is_kept:
                 shutil.rmtree(folder, ignore_errors=True)
             watchdog.kill()
+
+
+def _short_folder() -> str:
+    """The folder of temporary files, or /tmp where the paths of Ray's sockets would be too long below it."""
+    usual = tempfile.gettempdir()
+    if len(str(Path(usual).resolve())) <= _LONGEST_TEMPORARY_FOLDER:
+        return usual
+    logger.warning("TMPDIR %s: too long for the paths of Ray's sockets; the cluster's files are in /tmp", usual)
+    return "/tmp"
 
 
 @contextmanager

@@ -36,15 +36,23 @@ def main(folder: Path) -> None:
 def processes_of(folder: Path) -> list[int]:
     """Ids of the processes that have a file below the folder open for writing, as every process of Ray has its log.
 
-    Their command lines would not do, for Ray overwrites them; and who only reads a log there is somebody else.
+    Their command lines and environments would not do, for Ray overwrites them. Who only reads a log there, or looks at
+    it in an editor, is somebody else: only this Python and Ray's own programs count, of this user.
     """
     found: list[int] = []
     for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
-        # A process that ends meanwhile, or of another user, is not one of ours.
-        with suppress(OSError):
-            if any(_writes_below(folder, descriptor) for descriptor in (process / "fd").iterdir()):
+        # A process that ends meanwhile, whose files are gone or empty, or of another user, is not one of ours.
+        with suppress(OSError, ValueError):
+            descriptors = (process / "fd").iterdir()
+            if _may_be_rays(process) and any(_writes_below(folder, descriptor) for descriptor in descriptors):
                 found.append(int(process.name))
     return found
+
+
+def _may_be_rays(process: Path) -> bool:
+    program = (process / "exe").readlink()
+    is_known = program == Path("/proc/self/exe").readlink() or program.name in ("raylet", "gcs_server")
+    return is_known and process.stat().st_uid == os.getuid()
 
 
 def _writes_below(folder: Path, descriptor: Path) -> bool:

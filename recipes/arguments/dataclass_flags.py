@@ -171,13 +171,13 @@ def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type,
         except ValueError as error:
             if not is_usage_error(error):
                 raise
-            problems.append(_by_flag(config, str(error)))
+            problems.append(by_flag(config, str(error)))
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
     return made
 
 
-def _by_flag(config: type, message: str) -> str:
+def by_flag(config: type, message: str) -> str:
     """A library's message with the fields that it names as the flags that the user knows.
 
     Libraries say `rollout_top_p 1.5: expected a number in (0, 1]`, name first. Of a switch the value goes too: what

@@ -2,12 +2,28 @@
 
 from pathlib import Path
 
+from recipes.arguments.dataclass_flags import by_flag
 from recipes.errors import UsageError
+from rl_train.errors import TrainConfigError
+from rl_train.megatron.arguments import MegatronArguments
+from rl_train.megatron.config import MegatronTrainerConfig
 
 
 def flag_of(field: str) -> str:
     """The flag that fills a field."""
     return "--" + field.replace("_", "-")
+
+
+def check_recompute(config: MegatronTrainerConfig, megatron: MegatronArguments) -> None:
+    """Checks that not both our policy and Megatron's flags decide what is computed again.
+
+    Raises:
+        UsageError: naming the flags.
+    """
+    try:
+        megatron.check_recompute_policy(config.recompute_policy)
+    except TrainConfigError as error:
+        raise UsageError(by_flag(MegatronTrainerConfig, str(error))) from None
 
 
 def require_at_least(config: object, least: float, *fields: str) -> None:

@@ -17,6 +17,7 @@ from recipes.config import (
     TrainerPlacementConfig,
     WeightSyncConfig,
 )
+from recipes.config.checks import check_recompute
 from recipes.config.limits import token_budget
 from recipes.grpo.checks import check_together
 from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_set
@@ -111,6 +112,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
             train_iters=num_rollouts * num_steps_per_rollout,
         )
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
+    check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
     check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron)
     source, eval_sets = _open_data(parsed, foreign, tokenizer)
     return GRPOJob(

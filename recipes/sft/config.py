@@ -8,6 +8,7 @@ from recipes.arguments.foreign import ForeignParsers, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
+from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
@@ -76,6 +77,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
             parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
         )
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
+    check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
     # Longer conversations are dropped: they would fit neither into a micro-batch nor into the model.
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))
     data = replace(data, max_length=room if data.max_length is None else min(room, data.max_length))

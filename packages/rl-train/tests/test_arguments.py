@@ -138,6 +138,9 @@ def test_float32_is_the_precision_without_bf16():
         ("--pipeline-model-parallel-size 8", "--pipeline-model-parallel-size 8: it does not divide num_layers 36"),
         ("--sequence-parallel", "--sequence-parallel: it needs --tensor-model-parallel-size above 1"),
         ("--recompute-modules layernorm", "expected modules among core_attn, mlp"),
+        ("--recompute-modules mlp", "--recompute-modules: it has no effect with --recompute-granularity None"),
+        ("--recompute-activations --recompute-method block", "--recompute-method: it has no effect"),
+        ("--recompute-granularity full --recompute-method block", "it needs --recompute-method and --recompute-num-la"),
         (
             "--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 151936",
             "each has 151936 rows of the vocabulary of 151936 in config.json of DIR",
@@ -153,6 +156,15 @@ def test_a_flag_that_cannot_be_honoured_is_an_error_that_says_why(words, message
     with pytest.raises(TrainConfigError) as error:
         parse(words)
     assert message in str(error.value)
+
+
+def test_only_one_of_two_decides_what_is_computed_again():
+    parse("--recompute-granularity selective").check_recompute_policy("auto")
+    parse("--bf16").check_recompute_policy("full")
+    with pytest.raises(
+        TrainConfigError, match="recompute_policy full: expected auto beside --recompute-granularity sel"
+    ):
+        parse("--recompute-granularity selective").check_recompute_policy("full")
 
 
 def test_a_refused_flag_is_an_error_even_at_its_default_value():

@@ -55,6 +55,11 @@ def test_a_step_is_its_layers_one_of_them_at_work_and_both_ends() -> None:
     assert step_bytes(shape, NOTHING, 5, 10) == 5 * (3 * 248 + 192 + 96) + ends
     assert step_bytes(shape, RecomputePlan(True, 0), 5, 10) == 5 * (3 * 152 + 192 + 96) + ends
     assert step_bytes(shape, RecomputePlan(True, 1), 5, 10) == 5 * (2 * 152 + 16 + 192 + 248) + ends
+    # The first of two stages keeps two micro-batches, and works on one.
+    assert step_bytes(shape._replace(num_in_flight=2), NOTHING, 5, 10) == 5 * (2 * 3 * 248 + 192 + 96) + ends
+    # In float32 everything is twice that, but for the 2 log-sum-exps of each layer.
+    double = 2 * step_bytes(shape, NOTHING, 5, 10) - 5 * 3 * 4 * 2
+    assert step_bytes(shape._replace(element_bytes=4), NOTHING, 5, 10) == double
 
 
 def test_the_cheapest_plan_that_fits_is_taken() -> None:

@@ -85,6 +85,7 @@ class SinkWorker:
         while (call := self._calls.get()) is not None:
             if self.failure is None:
                 self._make(call)
+            call.run = _nothing  # which held on to a bucket
             call.has_ended.set()
 
     def _make(self, call: SinkCall) -> None:
@@ -97,7 +98,6 @@ class SinkWorker:
             self.cause = error
             logger.warning("%s", self.failure)
         call.seconds = time.monotonic() - call.started
-        call.run = _nothing  # which held on to a bucket
 
 
 def _nothing() -> None:

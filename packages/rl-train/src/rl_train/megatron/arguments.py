@@ -59,6 +59,18 @@ class MegatronArguments:
         assert isinstance(pipeline, int)
         return tensor * pipeline
 
+    def check_recompute_policy(self, policy: str) -> None:
+        """Does nothing unless `MegatronTrainerConfig.recompute_policy` and Megatron's flags both want to decide.
+
+        Raises:
+            TrainConfigError: then.
+        """
+        granularity = self.values["recompute_granularity"]
+        if granularity is not None and policy != "auto":
+            raise TrainConfigError(
+                f"recompute_policy {policy}: expected auto beside --recompute-granularity {granularity}, which decides"
+            )
+
     def as_json(self) -> dict[str, JsonValue]:
         """The flags that were given and every resolved value."""
         return {"explicit": [*sorted(self.explicit)], "values": dict(self.values)}
@@ -94,6 +106,7 @@ def parse_megatron_args(
         if "--" + dest.replace("_", "-") not in explicit:
             setattr(args, dest, value)
     _check_sizes(args, world_size, where)
+    _check_recompute(args, explicit)
     _validate(args, explicit, world_size, train_iters)
     return MegatronArguments(
         argv=tuple(argv),
@@ -175,12 +188,6 @@ def _check_sizes(args: argparse.Namespace, world_size: int, where: str) -> None:
             raise TrainConfigError(f"{tp}: it does not divide {dest} {vars(args)[dest]} of {where}")
     if args.num_layers % pipeline:
         raise TrainConfigError(f"{pp}: it does not divide num_layers {args.num_layers} of {where}")
-    refused = set(args.recompute_modules or ()) - _RECOMPUTABLE
-    if refused:
-        raise TrainConfigError(
-            f"--recompute-modules {' '.join(sorted(refused))}: expected modules among "
-            f"{', '.join(sorted(_RECOMPUTABLE))}: Megatron recomputes no others without Transformer Engine"
-        )
     if args.sequence_parallel and tensor == 1:
         raise TrainConfigError("--sequence-parallel: it needs --tensor-model-parallel-size above 1")
     if args.make_vocab_size_divisible_by < 1:
@@ -196,6 +203,29 @@ def _check_sizes(args: argparse.Namespace, world_size: int, where: str) -> None:
         )
     if not 0 <= args.min_lr <= args.lr:
         raise TrainConfigError(f"--lr {args.lr} and --min-lr {args.min_lr}: expected 0 <= min-lr <= lr")
+
+
+def _check_recompute(args: argparse.Namespace, explicit: frozenset[str]) -> None:
+    refused = set(args.recompute_modules or ()) - _RECOMPUTABLE
+    if refused:
+        raise TrainConfigError(
+            f"--recompute-modules {' '.join(sorted(refused))}: expected modules among "
+            f"{', '.join(sorted(_RECOMPUTABLE))}: Megatron recomputes no others without Transformer Engine"
+        )
+    granularity = "selective" if args.recompute_activations else args.recompute_granularity
+    effective = {
+        None: set[str](),
+        "selective": {"--recompute-modules"},
+        "full": {"--recompute-method", "--recompute-num-layers"},
+    }[granularity]
+    for flag in ("--recompute-method", "--recompute-num-layers", "--recompute-modules"):
+        if flag in explicit and flag not in effective:
+            raise TrainConfigError(f"{flag}: it has no effect with --recompute-granularity {granularity}")
+    if granularity == "full" and (args.recompute_method is None or not args.recompute_num_layers):
+        raise TrainConfigError(
+            "--recompute-granularity full: it needs --recompute-method and --recompute-num-layers of at least 1, "
+            f"got {args.recompute_method} and {args.recompute_num_layers}"
+        )
 
 
 def _validate(args: argparse.Namespace, explicit: frozenset[str], world_size: int, train_iters: int | None) -> None:

@@ -16,7 +16,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer
 from torch import Tensor
 
-from rl_train.errors import MemoryReleasedError
+from rl_train.errors import HostMemoryError, MemoryReleasedError
 from rl_train.megatron.host_memory import require_host_memory, resident_bytes
 from rl_train.trainer import MemoryUse, TrainerPart
 
@@ -61,6 +61,8 @@ class HostCopy:
             saved.append(_Saved(storage, storage.nbytes(), start))
             start += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
         if self._buffer is None or self._buffer.numel() < start:
+            if self._buffer is not None and _is_cuda(storages):
+                _check_cuda(int(_cudart().cudaHostUnregister(self._buffer.data_ptr())), self._what)
             self._buffer = None
             self._buffer = _host_buffer(start, self._what, is_locked=_is_cuda(storages))
         for one in saved:
@@ -103,9 +105,19 @@ def _host_buffer(num_bytes: int, what: str, *, is_locked: bool) -> Tensor:
     buffer = torch.empty(num_bytes, dtype=torch.uint8)
     if is_locked:
         # torch's own allocator of page-locked memory would round up to the next power of two.
-        cudart: Any = torch.cuda.cudart()
-        torch.cuda.check_error(int(cudart.cudaHostRegister(buffer.data_ptr(), num_bytes, 0)))
+        _check_cuda(int(_cudart().cudaHostRegister(buffer.data_ptr(), num_bytes, 0)), what)
     return buffer
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()
+
+
+def _check_cuda(code: int, what: str) -> None:
+    try:
+        torch.cuda.check_error(code)
+    except RuntimeError as error:
+        raise HostMemoryError(f"{what}: host memory cannot be page-locked (see `ulimit -l`): {error}") from error
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:

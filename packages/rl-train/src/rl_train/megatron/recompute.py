@@ -1,6 +1,7 @@
 """How much of the forward pass is kept for the backward pass, chosen by memory.
 
-All sizes are bytes of one token in one layer on one rank, in half precision. With h the hidden size, q = (H + 2 G) D
+All sizes are bytes of one token in one layer on one rank, in half precision; in float32 all but the log-sum-exp are
+twice that. With h the hidden size, q = (H + 2 G) D
 the merged projection of H query and G key/value heads of dimension D, a = H D, F the feed-forward size, t the
 tensor-parallel size and s = t under sequence parallelism, else 1, autograd keeps of a layer
 
@@ -39,6 +40,9 @@ class LayerShape(NamedTuple):
     vocab_size: int
     tensor_parallel: int = 1
     is_sequence_parallel: bool = False
+    element_bytes: int = 2
+    num_in_flight: int = 1
+    """Micro-batches whose forward pass is done on this pipeline stage before the backward of the first."""
 
 
 class LayerBytes(NamedTuple):
@@ -67,11 +71,11 @@ NOTHING = RecomputePlan(activations=False, num_full_layers=0)
 
 def layer_bytes(shape: LayerShape) -> LayerBytes:
     """The table of the module's docstring for one shape."""
-    split = shape.tensor_parallel
-    hidden = 2 * shape.hidden_size // (split if shape.is_sequence_parallel else 1)
-    merged = 2 * (shape.num_heads + 2 * shape.num_groups) * shape.head_dim // split
-    attended = 2 * shape.num_heads * shape.head_dim // split + 4 * shape.num_heads // split
-    gate_and_up = 4 * shape.feed_forward // split
+    split, size = shape.tensor_parallel, shape.element_bytes
+    hidden = size * shape.hidden_size // (split if shape.is_sequence_parallel else 1)
+    merged = size * (shape.num_heads + 2 * shape.num_groups) * shape.head_dim // split
+    attended = size * shape.num_heads * shape.head_dim // split + 4 * shape.num_heads // split
+    gate_and_up = 2 * size * shape.feed_forward // split
     return LayerBytes(
         input=hidden,
         kept=2 * hidden + merged + attended + gate_and_up,
@@ -86,12 +90,13 @@ def step_bytes(shape: LayerShape, plan: RecomputePlan, num_tokens: int, chunk_si
     whole = each.kept + each.elementwise
     kept = each.kept if plan.activations else whole
     num_kept = shape.num_layers - plan.num_full_layers
-    per_token = num_kept * kept + plan.num_full_layers * each.input
+    per_token = shape.num_in_flight * (num_kept * kept + plan.num_full_layers * each.input)
     # One layer at work; where layers are computed again, one of them is whole at that time.
     per_token += each.gradients + (whole if plan.num_full_layers else each.elementwise)
     rows = -(-shape.vocab_size // shape.tensor_parallel)
     # A chunk of logits; the final norm's input, output and gradients; the gradient of the embedding before it is added.
-    ends = 2 * chunk_size * rows + num_tokens * 8 * shape.hidden_size + 2 * rows * shape.hidden_size
+    elements = chunk_size * rows + num_tokens * 4 * shape.hidden_size + rows * shape.hidden_size
+    ends = shape.element_bytes * elements
     return num_tokens * per_token + ends
 
 

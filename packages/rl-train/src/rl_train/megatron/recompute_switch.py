@@ -8,10 +8,10 @@ import logging
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 
-from rl_train.errors import TrainConfigError
 from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.recompute import LayerShape, RecomputePlan, RecomputePolicy, plan_recompute, step_bytes
 
@@ -29,9 +29,6 @@ class RecomputeSwitch:
         config: of the model, whose recompute fields this class alone writes.
         settings: of all layers.
         chunk_size: tokens whose logits exist at once.
-
-    Raises:
-        TrainConfigError: if policy and Megatron's flags both want to decide.
     """
 
     def __init__(
@@ -43,10 +40,6 @@ class RecomputeSwitch:
         chunk_size: int,
     ) -> None:
         self._is_given = args.recompute_granularity is not None
-        if self._is_given and policy != "auto":
-            raise TrainConfigError(
-                f"--recompute-policy {policy}: expected auto, because Megatron's recompute flags are given too"
-            )
         self._policy: RecomputePolicy = policy
         self._config, self._settings, self._chunk_size = config, settings, chunk_size
         self._is_cuda = torch.cuda.is_available()
@@ -62,6 +55,9 @@ class RecomputeSwitch:
             vocab_size=args.vocab_size,
             tensor_parallel=args.tensor_model_parallel_size,
             is_sequence_parallel=args.sequence_parallel,
+            element_bytes=config.params_dtype.itemsize,
+            # One forward, one backward: a stage holds as many micro-batches as there are stages from it to the last.
+            num_in_flight=args.pipeline_model_parallel_size - parallel_state.get_pipeline_model_parallel_rank(),
         )
 
     @property

@@ -77,6 +77,7 @@ class MegatronTrainer:
         chosen = config or MegatronTrainerConfig()
         if not temperature > 0:
             raise TrainConfigError(f"trainer: expected a temperature above 0, got {temperature}")
+        arguments.check_recompute_policy(chosen.recompute_policy)
         args = arguments.namespace()
         self._loss = loss
         self._clip_grad: float = args.clip_grad

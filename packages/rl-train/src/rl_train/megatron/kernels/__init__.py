@@ -7,12 +7,14 @@ T = tokens, G = key/value heads of this rank, R = query heads for each of them, 
 size of this rank, V = vocabulary entries of this rank.
 """
 
+import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from rl_train.errors import TrainConfigError
 from rl_train.megatron.kernels import plain
 from rl_train.megatron.kernels.adam import ScaledAdamW
 
@@ -77,10 +79,13 @@ def choose_kernels(choice: KernelChoice) -> Kernels:
     """The named version; "auto" is fused where CUDA is, plain elsewhere.
 
     Raises:
-        ImportError: if the fused version is wanted and Triton is not there.
+        TrainConfigError: if the fused version is wanted and there is no GPU for it.
+        ImportError: if it is wanted and Triton is not there.
     """
     if choice == "plain" or (choice == "auto" and not torch.cuda.is_available()):
         return PLAIN
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        raise TrainConfigError(f"trainer_kernels {choice}: expected auto or plain where there is no GPU")
     from rl_train.megatron.kernels.fused import FUSED
 
     return FUSED
