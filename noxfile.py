@@ -83,7 +83,7 @@ def tests(session: nox.Session) -> None:
         return
     # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
     _test_side_by_side(session, [f"packages/{name}" for name in reversed(PACKAGES)])  # the longest, rl-train, first
-    _run(session, "python", "-m", "pytest", "-m", "not gpu and not bench", "-n", "2", "--no-loadscope-reorder", "tests")
+    _run(session, "python", "-m", "pytest", "-m", "not gpu and not bench", "tests")
 
 
 def _test_side_by_side(session: nox.Session, folders: list[str]) -> None:

@@ -7,22 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.side_by_side import BySharedStart, place_in_order
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPERATURE = 0.7
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, which fills two processes best."""
-    items.sort(key=lambda item: place_in_order(item.nodeid))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With `-n`: see tests/side_by_side.py."""
-    return BySharedStart(config, log)
 
 
 class Stack(NamedTuple):
