@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -131,16 +131,16 @@ class ForeignParsers:
 
     def _ask(self, jobs: Mapping[str, Mapping[str, JsonValue]], timeout_s: float) -> dict[str, dict[str, JsonValue]]:
         """The answers, by parser."""
-        with ThreadPoolExecutor(len(jobs)) as threads:
+        with ThreadPoolExecutor(len(jobs)) as threads, ExitStack() as unless_answered:
+            # Without its parser no thread waits any longer: an interrupt would otherwise wait for them.
+            unless_answered.callback(self._end)
+            answers = {name: threads.submit(self._parsers[name].ask, job) for name, job in jobs.items()}
             try:
-                answers = {name: threads.submit(self._parsers[name].ask, job) for name, job in jobs.items()}
-                return {name: answer.result(timeout_s) for name, answer in answers.items()}
-            except BaseException as error:
-                # Without its parser no thread waits any longer: an interrupt would otherwise wait for them.
-                self._end()
-                if isinstance(error, TimeoutError):
-                    raise TimeoutError(f"the parsers of {', '.join(jobs)} gave no answer in {timeout_s} s") from error
-                raise
+                results = {name: answer.result(timeout_s) for name, answer in answers.items()}
+            except TimeoutError as error:
+                raise TimeoutError(f"the parsers of {', '.join(jobs)} gave no answer in {timeout_s} s") from error
+            unless_answered.pop_all()
+            return results
 
     def _end(self) -> None:
         while self._parsers:

@@ -1,13 +1,10 @@
 """On a GPU in bf16 the engine's and the trainer's log-probabilities are those of one policy, also after training."""
 
-import asyncio
-
-import numpy as np
 import pytest
 
-from rl_data import Prompt, SampleGroup, TrainBatch, pack
-from rl_rollout import EnginePool, GenerateContext, SamplingParams, single_turn
+from rl_data import SampleGroup, TrainBatch, pack
 from rl_weights import Publisher
+from tests.drawn_groups import draw_groups
 
 from .conftest import TEMPERATURE
 
@@ -17,25 +14,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 TOLERANCE = 0.01
 
 
-def draw(engine, *, num_prompts: int = 8, num_samples: int = 4) -> list[SampleGroup]:
-    context = GenerateContext(
-        engines=EnginePool([engine]),
-        sampling=SamplingParams(max_new_tokens=64, temperature=TEMPERATURE),
-        timeout_s=300.0,
-    )
-    rng = np.random.default_rng(0)
-    prompts = [
-        Prompt(row=row, epoch=0, tokens=rng.integers(3, 500, size=5 + 7 * row, dtype=np.int32), text="")
-        for row in range(num_prompts)
-    ]
-
-    async def all_groups() -> list[SampleGroup]:
-        return [
-            SampleGroup(group_id=prompt.group_id, samples=tuple(await single_turn(prompt, range(num_samples), context)))
-            for prompt in prompts
-        ]
-
-    return asyncio.run(all_groups())
+def draw(engine) -> list[SampleGroup]:
+    return draw_groups(engine, num_prompts=8, max_new_tokens=64, temperature=TEMPERATURE)
 
 
 def batch_of(groups: list[SampleGroup], trainer) -> TrainBatch:

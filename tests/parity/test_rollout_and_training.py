@@ -1,12 +1,10 @@
 """The engine's and the trainer's log-probabilities are those of one policy, before and after its weights change."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
-from rl_data import Prompt, SampleGroup, TrainBatch, pack
-from rl_rollout import EnginePool, GenerateContext, SamplingParams, single_turn
+from rl_data import SampleGroup, TrainBatch, pack
+from tests.drawn_groups import draw_groups
 
 pytestmark = pytest.mark.slow
 
@@ -16,28 +14,8 @@ TEMPERATURE = 0.7
 TOLERANCE = 1e-5
 
 
-def draw(engine, *, num_prompts: int = 4, num_samples: int = 4) -> list[SampleGroup]:
-    context = GenerateContext(
-        engines=EnginePool([engine]),
-        sampling=SamplingParams(max_new_tokens=24, temperature=TEMPERATURE),
-        timeout_s=120.0,
-    )
-    rng = np.random.default_rng(0)
-    prompts = [
-        Prompt(row=row, epoch=0, tokens=rng.integers(3, 500, size=5 + 7 * row, dtype=np.int32), text="")
-        for row in range(num_prompts)
-    ]
-
-    async def all_groups() -> list[SampleGroup]:
-        return [
-            SampleGroup(
-                group_id=prompt.group_id,
-                samples=tuple(await single_turn(prompt, [100 * prompt.row + i for i in range(num_samples)], context)),
-            )
-            for prompt in prompts
-        ]
-
-    return asyncio.run(all_groups())
+def draw(engine) -> list[SampleGroup]:
+    return draw_groups(engine, num_prompts=4, max_new_tokens=24, temperature=TEMPERATURE)
 
 
 def batch_of(groups: list[SampleGroup], trainer) -> TrainBatch:

@@ -180,6 +180,13 @@ def test_a_value_that_megatrons_parser_refuses_is_named(inputs, parsers, tmp_pat
 
 
 @pytest.mark.slow
+def test_only_one_of_two_flags_decides_what_is_computed_again(inputs, parsers, tmp_path):
+    words = sft_words(inputs, tmp_path, "--recompute-policy", "none", "--recompute-granularity", "selective")
+    said = refusal(read_sft, words, tmp_path, parsers)
+    assert said == "--recompute-policy none: expected auto beside --recompute-granularity selective, which decides"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [

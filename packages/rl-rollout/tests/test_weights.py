@@ -27,6 +27,8 @@ def incoming():
 
 def test_a_whole_update_is_accepted_with_or_without_the_tied_output_layer(incoming):
     receive(incoming, ("model.norm.weight", "float32", (2,)), ("lm_head.weight", "float32", (3, 2)))
+    with pytest.raises(EngineError, match="expected 3 tensors, got 2"):
+        incoming.finish(3, 3)
     receive(incoming, ("model.embed_tokens.weight", "float32", (3, 2)))
     incoming.finish(3, 3)
 

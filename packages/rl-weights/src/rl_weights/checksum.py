@@ -25,48 +25,27 @@ def checksum(buffer: Buffer) -> str:
 
 
 def bucket_checksum(buffer: "torch.Tensor") -> str:
-    """The checksum that a bucket travels with, computed where it lies; equal on every device. See `PendingChecksum`."""
-    return PendingChecksum(buffer).result()
-
-
-class PendingChecksum:
-    """The checksum of a bucket that its device is still computing.
+    """The checksum that a bucket travels with, computed where it lies; equal on every device. 16 hexadecimal digits.
 
     The bytes are read as rows of 4096 64-bit integers. The checksum is XXH3 of the sums of the columns and of the rows,
     both modulo 2**64, of the bytes that are left over, and of their number. Every byte counts, and so does its place;
     a GPU reads the bucket twice, at the speed of its memory, and makes nothing as large as the bucket.
 
     Args:
-        buffer: [bytes] uint8. What the device's current stream has yet to write into it is waited for there.
+        buffer: [bytes] uint8. What the device's current stream has yet to write into it is waited for.
     """
+    import torch
 
-    def __init__(self, buffer: "torch.Tensor") -> None:
-        import torch
-
-        if buffer.numel() == 0:
-            buffer = buffer.new_empty(0)  # numpy's empty arrays come with a stride that cannot be viewed
-        flat = buffer.clone() if buffer.storage_offset() % 8 else buffer
-        num_in_rows = flat.numel() // (8 * _LANES) * (8 * _LANES)
-        rows = flat[:num_in_rows].view(torch.int64).view(-1, _LANES)
-        sums = torch.cat([rows.sum(0), rows.sum(1)])
-        content = torch.cat([sums.view(torch.uint8), flat[num_in_rows:]])
-        self._num_bytes = flat.numel()
-        self._event = None
-        if content.is_cuda:
-            self._content = torch.empty(content.shape, dtype=torch.uint8, pin_memory=True)
-            self._content.copy_(content, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(content.device))
-        else:
-            self._content = content
-
-    def result(self) -> str:
-        """16 hexadecimal digits; waits until the device has read the bucket, and so has written it before."""
-        if self._event is not None:
-            self._event.synchronize()
-        digest = xxhash.xxh3_64(memoryview(self._content.numpy()))
-        digest.update(self._num_bytes.to_bytes(8, "little"))
-        return digest.hexdigest()
+    if buffer.numel() == 0:
+        buffer = buffer.new_empty(0)  # numpy's empty arrays come with a stride that cannot be viewed
+    flat = buffer.clone() if buffer.storage_offset() % 8 else buffer
+    num_in_rows = flat.numel() // (8 * _LANES) * (8 * _LANES)
+    rows = flat[:num_in_rows].view(torch.int64).view(-1, _LANES)
+    sums = torch.cat([rows.sum(0), rows.sum(1)])
+    content = torch.cat([sums.view(torch.uint8), flat[num_in_rows:]]).cpu()
+    digest = xxhash.xxh3_64(memoryview(content.numpy()))
+    digest.update(flat.numel().to_bytes(8, "little"))
+    return digest.hexdigest()
 
 
 def as_bytes(tensor: "torch.Tensor") -> "torch.Tensor":

@@ -10,7 +10,7 @@ import torch
 
 from rl_weights.bucket_buffers import BucketBuffers, choose_device, copy_into
 from rl_weights.buckets import Bucket, plan_buckets
-from rl_weights.checksum import PendingChecksum
+from rl_weights.checksum import bucket_checksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import SyncError
 from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
@@ -210,7 +210,7 @@ class Publisher:
             buffer = buffers[index][: bucket.num_bytes]
             self._fill(bucket, buffer, tensors, version, progress)
             before = time.monotonic()
-            expected = PendingChecksum(buffer).result()
+            expected = bucket_checksum(buffer)
             progress.checksum_s += time.monotonic() - before
             progress.loads.append(
                 [

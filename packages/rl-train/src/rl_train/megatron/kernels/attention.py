@@ -64,8 +64,10 @@ def choose_attention(backend: AttnBackend, shape: HeadShape, dtype: torch.dtype)
         return torchs
     if backend != AttnBackend.auto:
         raise TrainConfigError(f"--attention-backend {backend.name}: expected auto or flash")
+    flash_4 = _flash_4()
+    if flash_4 is None:
+        return torchs
     try:
-        flash_4 = _flash_4()
         errors = differences(flash_4, torchs, shape, dtype)
     except Exception as error:  # noqa: BLE001 - a library that compiles when it is called can fail in any way
         logger.warning("FlashAttention 4 cannot be used (%s: %s): attention is torch's", type(error).__name__, error)
@@ -101,12 +103,16 @@ def differences(kernel: AttentionKernel, other: AttentionKernel, shape: HeadShap
     return [float((one.float() - two.float()).norm() / two.float().norm()) for one, two in pairs]
 
 
-def _flash_4() -> AttentionKernel:
-    """FlashAttention 4, which is JIT-compiled. Raises what its import raises."""
+def _flash_4() -> AttentionKernel | None:
+    """FlashAttention 4, which is JIT-compiled; None where it, or a kernel of it for this card, is not there."""
     major = torch.cuda.get_device_capability()[0]
     if major not in _FLASH_4_CAPABILITIES:
-        raise NotImplementedError(f"no kernels for compute capability {major}")
-    library: Any = importlib.import_module("flash_attn.cute")
+        return None
+    try:
+        library: Any = importlib.import_module("flash_attn.cute")
+    except ImportError as error:
+        logger.info("FlashAttention 4 is not installed (%s): attention is torch's", error)
+        return None
     varlen: Any = library.flash_attn_varlen_func
 
     def attend(query: Tensor, key: Tensor, value: Tensor, row: PackedSeqParams, scale: float) -> Tensor:
