@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rl_weights.inspect import Inspection, inspect_checkpoint
     from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
     from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
-    from rl_weights.publisher import Publisher, PublishReport
+    from rl_weights.sync.publisher import Publisher, PublishReport
     from rl_weights.torch_dist import TorchDistCheckpoint
     from rl_weights.verify import VerifyReport, verify_checkpoint
 
@@ -61,8 +61,8 @@ _MODULE_OF = {
     "Inspection": "inspect",
     "Manifest": "manifest",
     "ManifestTensor": "manifest",
-    "PublishReport": "publisher",
-    "Publisher": "publisher",
+    "PublishReport": "sync.publisher",
+    "Publisher": "sync.publisher",
     "TensorSource": "protocols",
     "TensorSpec": "protocols",
     "TorchDistCheckpoint": "torch_dist",

@@ -14,7 +14,7 @@ from rl_weights.checksum import checksum as checksum_of
 from rl_weights.dtypes import dtype_name, dtype_named, num_bytes
 from rl_weights.errors import SyncError
 from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
-from rl_weights.publisher import Publisher
+from rl_weights.sync.publisher import Publisher
 
 
 class InMemorySource:

@@ -8,13 +8,13 @@ from itertools import chain
 
 import torch
 
-from rl_weights.bucket_buffers import BucketBuffers, choose_device, copy_into
 from rl_weights.buckets import Bucket, plan_buckets
 from rl_weights.checksum import bucket_checksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import SyncError
 from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
-from rl_weights.sink_worker import SinkCall, SinkWorker
+from rl_weights.sync.bucket_buffers import BucketBuffers, choose_device, copy_into
+from rl_weights.sync.sink_worker import SinkCall, SinkWorker
 
 _NUM_BUFFERS = 2
 

@@ -1,0 +1,1 @@
+"""Hands the weights of a trainer to inference engines."""
