@@ -1,11 +1,12 @@
 """A GRPO step of the recipe over bare generation plus bare training, and what the steps say of switching and parity.
 
-    python -m bench.grpo_step --model FOLDER --work DIR [--preset NAME] [--num-steps 4] [--out DIR] [-- RECIPE FLAGS]
+    python -m bench.grpo_step --model FOLDER --work DIR [--prompt-data FILE] [--preset NAME] [--num-steps 4] [--out DIR]
+        [-- RECIPE FLAGS]
 
 Three parts, one after the other, each in processes of its own:
-1. recipe: `python -m recipes.grpo` on generated prompts, interrupted after --num-steps (its final checkpoint is no part
-   of a step). A step lasts from one line of metrics.jsonl to the next: all that the run does, the writing of samples
-   included. The first step, which compiles, is left out.
+1. recipe: `python -m recipes.grpo` on generated prompts or --prompt-data, interrupted after --num-steps (its final
+   checkpoint is no part of a step). A step lasts from one line of metrics.jsonl to the next: all that the run does, the
+   writing of samples included. The first step, which compiles, is left out.
 2. generation: `sglang.Engine.generate` alone, with the recipe's server arguments, on the requests of the last
    --floor-steps steps, each response as long as it was there.
 3. training: `MegatronTrainer` alone, without Ray, on the batches of the same steps.
@@ -20,6 +21,7 @@ What each part gave stays in --work, so --parts can spread them over several cal
 """
 
 import argparse
+import itertools
 import json
 import signal
 import statistics
@@ -29,6 +31,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.filler_tokenizer import ANSWERS
 from bench.record import Record, add_out_flag, measured, report
@@ -43,13 +47,22 @@ _PROMPT = (
 )
 _NUM_PROMPTS = 2048
 _STEPS_OF_GROWTH = 30
+_SHOWN = ("response_length_mean", "reward_mean", "grad_norm", "nats_per_token", "logprob_abs_diff")
+
+
+class _Drawn(msgspec.Struct):
+    """What is read of a line of samples.jsonl."""
+
+    rollout_logprobs: list[float]
+    loss_mask: list[bool]
+    metadata: dict[str, Any]
 
 
 def main() -> int:
     """Runs the parts and prints the records; 1 if a part failed."""
     flags, recipe_flags = _flags()
     flags.work.mkdir(parents=True, exist_ok=True)
-    prompts = write_prompts(flags.work / "prompts.jsonl")
+    prompts = flags.prompt_data or write_prompts(flags.work / "prompts.jsonl")
     argv = _recipe_argv(flags, prompts, recipe_flags)
     for part in flags.parts:
         is_whole = _run_recipe(flags, argv) if part == "recipe" else _run_floor(flags, argv, part)
@@ -75,6 +88,7 @@ def _flags() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model folder")
     parser.add_argument("--work", type=Path, required=True, help="folder for the run and what the parts give")
+    parser.add_argument("--prompt-data", type=Path, help="prompts of dapo-math-17k's schema; default: generated")
     parser.add_argument("--preset", default="qwen3_4b_dapo_math_1xh200")
     parser.add_argument("--num-steps", type=int, default=4)
     parser.add_argument("--floor-steps", type=int, default=2, help="last steps that are repeated bare")
@@ -136,7 +150,11 @@ def _run_recipe(flags: argparse.Namespace, argv: Sequence[str]) -> bool:
     if len(times) < flags.num_steps:
         return False
     lines = (run / "metrics.jsonl").read_text().splitlines()[: flags.num_steps]
-    steps = [{"arrived_s": at, **json.loads(line)} for at, line in zip(times, lines, strict=True)]
+    nats = nats_per_token(run / "samples.jsonl")
+    found = [json.loads(line) for line in lines]
+    steps = [
+        {"arrived_s": at, "nats_per_token": nats[step["step"]], **step} for at, step in zip(times, found, strict=True)
+    ]
     (flags.work / "steps.json").write_text(json.dumps(steps))
     return True
 
@@ -159,6 +177,19 @@ def _arrivals(file: Path, process: "subprocess.Popen[bytes]", num_lines: int, ti
             break
         time.sleep(_POLL_S)
     return times[:num_lines]
+
+
+def nats_per_token(file: Path) -> dict[int, float]:
+    """Step -> mean of minus the engine's log-probability over the tokens that it drew: an estimate of their entropy."""
+    drawn: dict[int, list[float]] = {}
+    with file.open("rb") as lines:
+        for line in lines:
+            # A run that was interrupted may have left the start of a line.
+            if line.endswith(b"\n"):
+                one = msgspec.json.decode(line, type=_Drawn)
+                values = itertools.compress(one.rollout_logprobs, one.loss_mask)
+                drawn.setdefault(one.metadata["step"], []).extend(values)
+    return {step: -statistics.fmean(values or [0.0]) for step, values in drawn.items()}
 
 
 def _run_floor(flags: argparse.Namespace, argv: Sequence[str], part: str) -> bool:
@@ -206,7 +237,7 @@ def _step_details(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "step": step["step"],
             "wall_s": None if number == 0 else round(step["arrived_s"] - steps[number - 1]["arrived_s"], 3),
             "seconds": {name: round(seconds, 4) for name, seconds in step["seconds"].items()},
-            **{key: step[key] for key in ("response_length_mean", "reward_mean", "grad_norm", "logprob_abs_diff")},
+            **{key: step[key] for key in _SHOWN},
         }
         for number, step in enumerate(steps)
     ]

@@ -2,11 +2,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from bench.grpo_step import _arrivals, _floor, _growth, write_prompts
+from bench.grpo_step import _arrivals, _floor, _growth, nats_per_token, write_prompts
 from bench.model_configs import MODEL_CONFIGS
 from bench.random_checkpoint import make_checkpoint
+from rl_data.testing import make_sample
+from rl_data.wire import append_samples
 
 
 def test_growth_compares_the_last_third_with_the_third_before():
@@ -27,6 +30,18 @@ def test_lines_are_waited_for_until_the_process_ends(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program])
     first, second = _arrivals(file, process, 3, 20.0)
     assert second - first == pytest.approx(0.2, abs=0.15)
+
+
+def test_nats_a_token_are_the_mean_over_the_drawn_tokens_of_a_step(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    samples = [
+        make_sample(response_length=length, metadata={"step": step}) for step, length in ((1, 2), (1, 5), (2, 3))
+    ]
+    append_samples(file, samples)
+    with file.open("a") as out:
+        out.write('{"the start of')
+    drawn = np.concatenate([sample.rollout_logprobs[sample.prompt_length :] for sample in samples])
+    assert nats_per_token(file) == pytest.approx({1: -drawn[:7].mean(), 2: -drawn[7:].mean()})
 
 
 def test_prompts_are_rows_of_the_dapo_schema(tmp_path):
