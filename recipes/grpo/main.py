@@ -7,7 +7,7 @@ from recipes.clock import PhaseClock
 from recipes.console import StepConsole
 from recipes.ending import run_to_its_end, telling_how_to_resume
 from recipes.grpo.config import PROGRAM, GRPOJob, read_job
-from recipes.grpo.evaluation import evaluate_set
+from recipes.grpo.evaluation import evaluate_set, open_eval_grader
 from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
@@ -30,11 +30,12 @@ def run(job: GRPOJob) -> None:
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     with (
         telling_how_to_resume(PROGRAM, folder),
-        GraderPool(job.reward.rm_type, job.reward.rm_num_workers, job.reward.rm_timeout_s) as grader,
+        GraderPool(job.grading) as grader,
+        open_eval_grader(job.evaluation, grader, job.grading) as eval_grader,
         start_processes(job, console) as processes,
     ):
         grader.start()
-        grpo = _GRPO(job, processes, grader, folder, console)
+        grpo = _GRPO(job, processes, grader, eval_grader, folder, console)
         asyncio.run(grpo.train(first_step=grpo.resume() if job.run.resume else 1))
         processes.trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
@@ -44,9 +45,15 @@ class _GRPO:
     """The parts of a run, and the loop over them."""
 
     def __init__(
-        self, job: GRPOJob, processes: Processes, grader: GraderPool, folder: RunFolder, console: StepConsole
+        self,
+        job: GRPOJob,
+        processes: Processes,
+        grader: GraderPool,
+        eval_grader: GraderPool,
+        folder: RunFolder,
+        console: StepConsole,
     ) -> None:
-        self.job, self.grader, self.folder, self.console = job, grader, folder, console
+        self.job, self.eval_grader, self.folder, self.console = job, eval_grader, folder, console
         self.trainer, self.engines, self.pool = processes.trainer, processes.engines, processes.pool
         self.rollout = Rollout(job.rollout, processes.pool, grader)
         self.memory = MemorySwitch(job.engine_placement, processes.trainer, processes.pool, self.publish)
@@ -73,8 +80,9 @@ class _GRPO:
                 memory_gib=self.memory.log.take(),
                 num_dropped_prompts=job.source.num_dropped,
             )
-            self.log(record, title=f"grpo {step}")
+            # Samples first: whoever reads the line of a step finds all of its samples.
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
+            self.log(record, title=f"grpo {step}")
             if job.evaluation.is_due(step, num_rollouts=last):
                 await self.evaluate(after_step=step)
             if job.run.is_save_due(step, num_steps=last):
@@ -96,7 +104,7 @@ class _GRPO:
     async def evaluate(self, *, after_step: int) -> None:
         """Samples and grades every evaluation set."""
         for eval_set in self.job.eval_sets:
-            report = await evaluate_set(eval_set, self.pool, self.grader, self.job.evaluation, self.job.rollout)
+            report = await evaluate_set(eval_set, self.pool, self.eval_grader, self.job.evaluation, self.job.rollout)
             self.log(eval_record(after_step, eval_set, report), title=f"eval {after_step}")
 
     def log(self, record: MetricsLine, *, title: str) -> None:
