@@ -18,7 +18,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         custom-eval-rollout-log-function-path custom-generate-function-path custom-loss-function-path
         custom-megatron-before-log-prob-hook-path custom-megatron-before-train-step-hook-path
         custom-megatron-init-path custom-model-provider-path custom-pg-loss-reducer-function-path
-        custom-reward-post-process-path custom-rm-path custom-rollout-log-function-path custom-tis-function-path
+        custom-reward-post-process-path custom-rollout-log-function-path custom-tis-function-path
         custom-update-weight-post-write-path data-source-path eval-function-path rollout-all-samples-process-path
         rollout-data-postprocess-path rollout-function-path rollout-sample-filter-path rollout-sample-hook-path
         """,
@@ -71,13 +71,14 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ("use --global-batch-size", "num-steps-per-rollout"),
     ("recipes.sft reads --global-batch-size conversations for a step", "rollout-batch-size"),
     ("supervised training has no reference policy", "ref-load"),
+    ("supervised training has no rewards", "custom-rm-path rm-url"),
     ("supervised training has no engines to publish to", "check-weight-update-equal update-weight-buffer-size"),
     ("use --rollout-max-prompt-len and --rollout-max-response-len", "rollout-max-context-len"),
     ("use --eval-max-response-len", "eval-max-context-len eval-max-prompt-len eval-min-new-tokens"),
     ("evaluation reads tools as --tool-key says", "eval-tool-key"),
     ("micro-batches are packed to --max-tokens-per-gpu", "data-pad-size-multiplier log-probs-max-tokens-per-gpu"),
     ("tokens are balanced, not operations", "balance-by-flops"),
-    ("a reward is one number: the grader is chosen by --rm-type", "eval-reward-key group-rm reward-key rm-url"),
+    ("a reward is one number: the grader is chosen by --rm-type", "eval-reward-key group-rm reward-key"),
     (
         "samples come from the recipe's own engines",
         """

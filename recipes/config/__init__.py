@@ -4,7 +4,6 @@ from recipes.config.batch import BatchConfig
 from recipes.config.cluster import EnginePlacementConfig, TrainerPlacementConfig
 from recipes.config.evaluation import EvalConfig
 from recipes.config.reference import ReferenceConfig
-from recipes.config.reward import RewardConfig
 from recipes.config.run import RunConfig
 from recipes.config.weight_sync import WeightSyncConfig
 
@@ -13,7 +12,6 @@ __all__ = [
     "EnginePlacementConfig",
     "EvalConfig",
     "ReferenceConfig",
-    "RewardConfig",
     "RunConfig",
     "TrainerPlacementConfig",
     "WeightSyncConfig",

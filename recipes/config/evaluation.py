@@ -27,6 +27,7 @@ class EvalConfig:
     eval_top_k: int | None = field(default=None, metadata={"help": "sampling from the k likeliest tokens; -1: off"})
     eval_max_response_len: int | None = field(default=None, metadata={"help": "new tokens of a sample at most"})
     eval_input_key: str | None = field(default=None, metadata={"help": "key of the prompt"})
+    eval_rm_type: str | None = field(default=None, metadata={"help": "grader, or a weighted sum of several"})
     eval_label_key: str | None = field(default=None, metadata={"help": "key of the reference answer"})
 
     def __post_init__(self) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.parse import ParsedArguments
-from recipes.config import EnginePlacementConfig, EvalConfig, ReferenceConfig, RewardConfig, TrainerPlacementConfig
+from recipes.config import EnginePlacementConfig, EvalConfig, ReferenceConfig, TrainerPlacementConfig
 from recipes.errors import UsageError
-from rl_data import PromptDataConfig
+from rl_data import GraderConfig, PromptDataConfig
+from rl_data.grading import can_be_negative, needs_label
 from rl_rollout import RolloutConfig
 from rl_train.algorithms import AlgorithmConfig
 
@@ -20,10 +21,10 @@ def check_together(parsed: ParsedArguments) -> None:
     data, rollout = parsed.get(PromptDataConfig), parsed.get(RolloutConfig)
     algorithm = parsed.get(AlgorithmConfig)
     problems = [
-        *_data_problems(data),
+        *_data_problems(data, parsed.get(GraderConfig)),
         *_sampling_problems(rollout),
         *_group_problems(rollout, algorithm),
-        *_reward_problems(parsed.get(RewardConfig), algorithm),
+        *_reward_problems(parsed.get(GraderConfig), algorithm),
         *_eval_problems(parsed),
         *_placement_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
     ]
@@ -34,9 +35,9 @@ def check_together(parsed: ParsedArguments) -> None:
         raise UsageError("\n".join(problems))
 
 
-def _data_problems(data: PromptDataConfig) -> Iterator[str]:
-    if data.label_key is None:
-        yield "--label-key is missing: every grader compares with a reference answer"
+def _data_problems(data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:
+    if data.label_key is None and needs_label(grading.chosen_type):
+        yield f"--label-key is missing: --rm-type {grading.chosen_type} compares with a reference answer"
     if data.apply_chat_template_kwargs and not data.apply_chat_template:
         yield "--apply-chat-template-kwargs has no effect without --apply-chat-template"
 
@@ -59,9 +60,11 @@ def _group_problems(rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Itera
         )
 
 
-def _reward_problems(reward: RewardConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
-    if algorithm.advantage_estimator == "maxrl" and reward.rm_type == "dapo":
-        yield "--advantage-estimator maxrl: it takes no rewards below 0, and --rm-type dapo gives -1 to wrong answers"
+def _reward_problems(grading: GraderConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    if algorithm.advantage_estimator == "maxrl" and can_be_negative(grading.chosen_type):
+        yield (
+            f"--advantage-estimator maxrl: it takes no rewards below 0, which --rm-type {grading.chosen_type} can give"
+        )
 
 
 def _eval_problems(parsed: ParsedArguments) -> Iterator[str]:

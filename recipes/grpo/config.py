@@ -12,7 +12,6 @@ from recipes.config import (
     EnginePlacementConfig,
     EvalConfig,
     ReferenceConfig,
-    RewardConfig,
     RunConfig,
     TrainerPlacementConfig,
     WeightSyncConfig,
@@ -20,11 +19,11 @@ from recipes.config import (
 from recipes.config.checks import check_recompute
 from recipes.config.limits import token_budget
 from recipes.grpo.checks import check_together
-from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_set
+from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_grader, open_eval_set
 from recipes.grpo.limits import check_host_memory, engine_rooms, prompt_limit
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
-from rl_data import GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
+from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
 from rl_data.json import JsonValue
 from rl_rollout import EngineConfig, RolloutConfig
 from rl_rollout.sglang.arguments import SGLangArguments
@@ -40,7 +39,7 @@ OWN_CONFIGS = (
     WeightSyncConfig,
     PromptDataConfig,
     RolloutConfig,
-    RewardConfig,
+    GraderConfig,
     AlgorithmConfig,
     ReferenceConfig,
     BatchConfig,
@@ -60,7 +59,7 @@ class GRPOJob:
     engine_placement: EnginePlacementConfig
     weight_sync: WeightSyncConfig
     rollout: RolloutConfig
-    reward: RewardConfig
+    grading: GraderConfig
     algorithm: AlgorithmConfig
     reference: ReferenceConfig
     batch: BatchConfig
@@ -121,7 +120,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
         engine_placement=parsed.get(EnginePlacementConfig),
         weight_sync=parsed.get(WeightSyncConfig),
         rollout=rollout,
-        reward=parsed.get(RewardConfig),
+        grading=parsed.get(GraderConfig),
         algorithm=parsed.get(AlgorithmConfig),
         reference=parsed.get(ReferenceConfig),
         batch=batch,
@@ -144,11 +143,12 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
 def _check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> int:
     """Checks every row of training and evaluation, and that it can be graded; returns how many are for training."""
     data = parsed.get(PromptDataConfig)
-    with GraderPool(parsed.get(RewardConfig).rm_type) as graders:
-        source = PromptSource(data, tokenizer, check_label=graders.check_label)
+    grading, evaluation = parsed.get(GraderConfig), parsed.get(EvalConfig)
+    with GraderPool(grading) as grader, open_eval_grader(evaluation, grader, grading) as eval_grader:
+        source = PromptSource(data, tokenizer, check_label=grader.check_label)
         source.validate()
-        for held_out in eval_data(parsed.get(EvalConfig), data).values():
-            PromptSource(held_out, tokenizer, check_label=graders.check_label).validate()
+        for held_out in eval_data(evaluation, data).values():
+            PromptSource(held_out, tokenizer, check_label=eval_grader.check_label).validate()
     return len(source)
 
 

@@ -1,11 +1,12 @@
 """Evaluation on held-out prompts during a GRPO run."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from recipes.config import EvalConfig
 from recipes.errors import UsageError
-from rl_data import GraderPool, Prompt, PromptDataConfig, PromptSource, Tokenizer
+from rl_data import GraderConfig, GraderPool, Prompt, PromptDataConfig, PromptSource, Tokenizer
 from rl_rollout import EnginePool, EvalReport, RolloutConfig, SamplingParams, evaluate
 
 
@@ -25,6 +26,7 @@ def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDat
         name: replace(
             data,
             prompt_data=file,
+            prompt_data_weights=(),
             input_key=config.eval_input_key or data.input_key,
             label_key=config.eval_label_key or data.label_key,
         )
@@ -59,6 +61,21 @@ def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:
         top_k=training.top_k if config.eval_top_k is None else config.eval_top_k,
         max_new_tokens=config.eval_max_response_len or training.max_new_tokens,
     )
+
+
+def eval_grading(config: EvalConfig, grading: GraderConfig) -> GraderConfig:
+    """How evaluation samples are graded: as in training where the evaluation does not say."""
+    return grading if config.eval_rm_type is None else replace(grading, rm_type=config.eval_rm_type)
+
+
+@contextmanager
+def open_eval_grader(config: EvalConfig, training: GraderPool, grading: GraderConfig) -> Generator[GraderPool]:
+    """The grader of the training samples, or one of its own where the evaluation names another."""
+    if config.eval_rm_type is None:
+        yield training
+        return
+    with GraderPool(eval_grading(config, grading)) as grader:
+        yield grader
 
 
 async def evaluate_set(

@@ -42,7 +42,7 @@ class Parity:
     def __init__(self, *, broken: Sequence[str] = (), equal: Sequence[str] = ()):
         self._broken, self._equal = broken, equal
 
-    async def grade(self, response, label, metadata=None):
+    async def grade(self, response, label, metadata=None, *, num_tokens=None):
         if label in self._broken:
             return Grade(value=None, outcome=GradeOutcome.TIMEOUT, reason="took 10 s")
         if label in self._equal:
@@ -150,7 +150,7 @@ def test_only_as_many_prompts_are_drawn_as_are_missing(num_at_once, batches):
 
 def test_failed_grades_take_samples_out_and_are_counted():
     class Every2nd(Parity):
-        async def grade(self, response, label, metadata=None):
+        async def grade(self, response, label, metadata=None, *, num_tokens=None):
             if label == "1" and int(response.split()[0]) % 2:
                 return Grade(value=None, outcome=GradeOutcome.CRASH, reason="died")
             return Grade(value=1.0)
@@ -161,6 +161,8 @@ def test_failed_grades_take_samples_out_and_are_counted():
     num_failed = 4 - len(group.samples)
     assert 0 < num_failed < 4
     assert result.metrics["num_failed_samples"] == num_failed == len(result.failed)
+    assert result.metrics["num_grader_crashes"] == num_failed
+    assert result.metrics["num_grader_timeouts"] == 0
     assert all("error" in sample.metadata for sample in result.failed)
     assert result.metrics["reward_mean"] == 1.0
 
@@ -221,7 +223,7 @@ def test_with_no_engine_left_the_rollout_fails():
 
 def test_an_error_of_the_grader_itself_ends_the_rollout():
     class Broken:
-        async def grade(self, response, label, metadata=None):
+        async def grade(self, response, label, metadata=None, *, num_tokens=None):
             raise ValueError("rm-type math: expected a label")
 
     with pytest.raises(ValueError, match="expected a label"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rl_data import FinishReason, Prompt
-from rl_data.grading import Grade, GradeOutcome, GraderPool
+from rl_data.grading import Grade, GradeOutcome, GraderConfig, GraderPool
 from rl_data.testing import make_sample
 from rl_rollout import EnginePool, RolloutConfigError, SamplingParams, evaluate, grade_many
 from rl_rollout.evaluation import pass_at_k
@@ -22,7 +22,7 @@ class FirstToken:
     def __init__(self):
         self.num_graded = 0
 
-    async def grade(self, response, label, metadata=None):
+    async def grade(self, response, label, metadata=None, *, num_tokens=None):
         self.num_graded += 1
         if label == "broken":
             return Grade(value=None, outcome=GradeOutcome.CRASH, reason="died")
@@ -53,6 +53,15 @@ def test_the_real_grader_pool_scores_samples():
         samples = [replace(samples[0], response_text="2+3 #### 5"), replace(samples[1], response_text="#### 6")]
         scored = asyncio.run(grade_many(samples, grader))
     assert [sample.reward for sample in scored] == [1.0, 0.0]
+    assert scored[1].metadata["grade_outcome"] == "graded"
+    assert scored[1].metadata["grade_reason"] == "answer ' 6' is not '5'"
+
+
+def test_graders_that_look_at_the_length_get_the_response_s_tokens():
+    config = GraderConfig(rm_type="overlong", overlong_buffer_len=4, rollout_max_response_len=10)
+    with GraderPool(config) as grader:
+        scored = asyncio.run(grade_many([make_sample(prompt_length=9, response_length=8)], grader))
+    assert scored[0].reward == -0.5
 
 
 def test_evaluation_counts_right_samples():
@@ -74,6 +83,7 @@ def test_a_failed_sample_counts_as_not_right_and_is_counted():
     assert report.accuracy == 0.5
     assert report.reward_mean == 1.0
     assert report.num_failed_samples == 1
+    assert (report.num_grader_crashes, report.num_grader_timeouts) == (1, 0)
 
 
 def test_an_evaluation_in_which_all_fails_says_so(caplog):

@@ -6,7 +6,7 @@ from rl_data.chat import ConversationRenderer, RenderedConversation
 from rl_data.conversations import ConversationDataConfig, ConversationSource
 from rl_data.errors import DataError, RLDataError, SchemaVersionError
 from rl_data.filters import FilterResult, GroupFilter, NoFailures, RewardSpread, apply_filters
-from rl_data.grading import Grade, GradeOutcome, GraderPool
+from rl_data.grading import Grade, GradeOutcome, GraderConfig, GraderPool
 from rl_data.packing import LossReduction, pack, with_logprobs
 from rl_data.prompt import Prompt
 from rl_data.prompts import PromptDataConfig, PromptSource
@@ -22,6 +22,7 @@ __all__ = [
     "FinishReason",
     "Grade",
     "GradeOutcome",
+    "GraderConfig",
     "GraderPool",
     "GroupFilter",
     "LossReduction",

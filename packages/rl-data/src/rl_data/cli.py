@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rl_data.chat import ConversationRenderer, render_text
 from rl_data.errors import DataError, RLDataError
-from rl_data.grading import GRADERS, GraderPool
+from rl_data.grading import GraderConfig, GraderPool
 from rl_data.json import JsonValue
 from rl_data.messages import Message, check_messages, check_tools, check_turns, describe, has_turns, require_key
 from rl_data.rows import located, open_rows
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     grade = commands.add_parser("grade", help="grade responses; prints a line of JSON for each")
     grade.add_argument("file", help=f"{file_help}; rows have `label` and `response` or `response_text`")
-    grade.add_argument("--rm-type", required=True, choices=sorted(GRADERS), help="which grader")
+    grade.add_argument("--rm-type", required=True, help="which grader, or a sum of several: 0.9*math+0.1*format")
     grade.add_argument("--num-workers", type=int, default=2, help="processes that compare mathematics")
     grade.add_argument("--timeout-s", type=float, default=10.0, help="time that one comparison may take")
 
@@ -84,7 +84,10 @@ def _grade(arguments: argparse.Namespace) -> None:
     rows = open_rows(arguments.file)
     outcomes: Counter[str] = Counter()
     total = 0.0
-    with GraderPool(arguments.rm_type, arguments.num_workers, arguments.timeout_s) as pool:
+    config = GraderConfig(
+        rm_type=arguments.rm_type, rm_num_workers=arguments.num_workers, rm_timeout_s=arguments.timeout_s
+    )
+    with GraderPool(config) as pool:
         for batch in itertools.batched(enumerate(rows.rows()), _ROWS_AT_ONCE):
             items: list[tuple[str, str, None]] = []
             for index, row in batch:

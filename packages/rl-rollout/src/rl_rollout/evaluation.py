@@ -12,7 +12,7 @@ from rl_rollout.errors import RolloutConfigError
 from rl_rollout.generate import GenerateContext, GenerateFunction, sample_seed, single_turn
 from rl_rollout.metrics import sample_metrics
 from rl_rollout.pool import EnginePool
-from rl_rollout.score import Grader, grade_many, is_failed
+from rl_rollout.score import Grader, grade_many, is_failed, num_grader_failures
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ class EvalReport:
     truncated_share: float
     """Share of graded samples that reached the token limit."""
     num_failed_samples: int
+    num_grader_timeouts: int
+    """Failed samples whose grader was too slow."""
+    num_grader_crashes: int
+    """Failed samples whose grader failed."""
     samples: tuple[Sample, ...]
     """All samples, prompt by prompt."""
 
@@ -103,6 +107,7 @@ def _report(samples_by_prompt: Sequence[Sequence[Sample]], pass_reward: float) -
         response_length_mean=metrics.get("response_length_mean", math.nan),
         truncated_share=metrics.get("truncated_share", math.nan),
         num_failed_samples=len(samples) - len(graded),
+        **num_grader_failures(samples),
         samples=samples,
     )
 

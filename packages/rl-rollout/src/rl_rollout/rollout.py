@@ -18,7 +18,7 @@ from rl_rollout.group_work import UNFINISHED, GroupWork, Outcome
 from rl_rollout.metrics import sample_metrics
 from rl_rollout.pool import EnginePool
 from rl_rollout.rollout_config import RolloutConfig
-from rl_rollout.score import Grader
+from rl_rollout.score import Grader, num_grader_failures
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +104,8 @@ class Rollout:
         ones go to the buffer.
 
         Metrics: those of `sample_metrics` over the samples given; reward_mean_unfiltered over all that were graded;
-        num_failed_samples and num_dropped_groups; generate_s and grade_s, the seconds in which at least one group was
-        generating or being graded, and collect_s, all seconds.
+        num_failed_samples, of them num_grader_timeouts and num_grader_crashes, and num_dropped_groups; generate_s and
+        grade_s, the seconds in which at least one group was generating or being graded, and collect_s, all seconds.
 
         Raises:
             EngineError: if no engine is left.
@@ -224,6 +224,7 @@ class _Collection:
         metrics["reward_mean_unfiltered"] = float(np.mean(self._rewards))
         metrics |= {
             "num_failed_samples": float(len(self._failed)),
+            **{name: float(count) for name, count in num_grader_failures(self._failed).items()},
             "num_dropped_groups": float(len(self._dropped)),
             "generate_s": self._work.generating.seconds,
             "grade_s": self._work.grading.seconds,

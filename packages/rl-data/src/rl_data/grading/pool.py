@@ -1,89 +1,114 @@
-"""Grading many responses at once, in killable processes where that is needed."""
+"""Grading many responses at once: the graders of a reward type, and what they share."""
 
 import asyncio
-import importlib.util
-import queue
-import weakref
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from rl_data.errors import DataError
-from rl_data.grading.grade import Grade, GradeOutcome
-from rl_data.grading.graders import NEEDS_WORKERS, Comparison, Grader, grader_for
-from rl_data.grading.process import WorkerCrashError, WorkerProcess
+from rl_data.grading.config import GraderConfig
+from rl_data.grading.grade import Grade, GradeOutcome, Submission
+from rl_data.grading.graders.grader import Grader, Grading
+from rl_data.grading.graders.make import NEEDS_MATH, make_grader
+from rl_data.grading.graders.mixture import Mixture, Part
+from rl_data.grading.rm_type import Term, parse_rm_type
+from rl_data.grading.workers.messages import MATH
+from rl_data.grading.workers.pool import WorkerPool
 from rl_data.json import JsonValue
 
 
 class GraderPool:
     """Grades responses by one reward type, or by the one that a row's metadata names under "rm_type".
 
-    Answers that text decides are graded where they are asked. Those that need mathematics go to worker processes, which
-    start at the first of them, or at `start()`. May be used from any thread and any event loop.
+    What text decides is graded where it is asked. What needs mathematics, or the user's function, goes to worker
+    processes, which start when they are needed or at `start()`. May be used from any thread and any event loop.
 
     Args:
-        rm_type: name of a grader, see `rl_data.grading.GRADERS`.
-        num_workers: processes that may compare mathematics at the same time.
-        timeout_s: time that one comparison may take; its process is killed then and the grade says so.
+        config: which grader, and what it may take; a text stands for `GraderConfig(rm_type=text)`.
 
     Raises:
-        DataError: if there is no such grader, or it needs a library that is not installed.
+        DataError: if a library that the grader needs is not installed, or the user's function cannot be imported.
+
+    Example:
+        >>> with GraderPool("0.9*math + 0.1*format") as graders:
+        ...     graders.grade_now("<think>1+1</think>Answer: 2", "2").value
+        1.0
     """
 
-    def __init__(self, rm_type: str, num_workers: int = 2, timeout_s: float = 10.0) -> None:
-        if num_workers < 1 or timeout_s <= 0:
-            raise DataError(f"grader pool: expected workers and a timeout above 0, got {num_workers} and {timeout_s}")
-        self._rm_type = rm_type
-        self._grader = _checked_grader(rm_type)
-        self._timeout_s = timeout_s
-        self._workers = [WorkerProcess() for _ in range(num_workers)]
-        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="grader")
-        self._finalizer = weakref.finalize(self, _close, self._threads, self._workers)
+    def __init__(self, config: GraderConfig | str) -> None:
+        self._config = GraderConfig(rm_type=config) if isinstance(config, str) else config
+        self._lock = threading.Lock()
+        self._outcomes: Counter[GradeOutcome] = Counter()
+        self._math_workers = WorkerPool(
+            MATH, num_workers=self._config.rm_num_workers, timeout_s=self._config.rm_timeout_s
+        )
+        self._graders: dict[str, Grader] = {}
+        self._by_type: dict[str, Grader] = {}
+        self._default = self._grader_of(self._config.chosen_type)
+
+    @property
+    def outcomes(self) -> Mapping[GradeOutcome, int]:
+        """How many gradings ended in which way so far."""
+        with self._lock:
+            return dict(self._outcomes)
 
     def check_label(self, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> None:
-        """Checks that a response could be graded against this label. Compares no mathematics and starts no process.
+        """Checks that a response could be graded against this label. Compares no mathematics.
 
         Raises:
-            DataError: if there is no label, an empty one, or one that the grader cannot take, or the metadata name an
-                unknown grader.
+            DataError: if the grader needs a label and there is none, an empty one, or one that it cannot take, or the
+                metadata name a grader that is unknown or lacks its settings.
         """
-        self._grade_by_text("", label, metadata)
-        if label is not None and not label.strip():
-            raise DataError(f"rm-type {self._rm_type}: expected a label to compare with, got an empty text")
+        submission = Submission(response="", label=label, metadata=metadata or {})
+        self._chosen(submission).check(submission)
 
     def start(self) -> None:
-        """Starts the worker processes in the background, if this reward type can need them."""
-        if self._rm_type in NEEDS_WORKERS:
-            for _ in self._workers:
-                self._threads.submit(self._start_idle)
+        """Starts worker processes in the background, if this reward type can need them."""
+        if any(term.name in NEEDS_MATH for term in self._config.terms):
+            self._math_workers.start()
+        for grader in self._graders.values():
+            grader.start()
 
-    async def grade(self, response: str, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> Grade:
-        """The grade of a response.
+    async def grade(
+        self,
+        response: str,
+        label: str | None,
+        metadata: Mapping[str, JsonValue] | None = None,
+        *,
+        num_tokens: int | None = None,
+    ) -> Grade:
+        """The grade of a response of `num_tokens` tokens.
 
         Raises:
-            DataError: if there is no label, or the metadata name an unknown grader.
+            DataError: as `check_label`, or if the grader looks at the length and num_tokens is None.
         """
-        found = self._grade_by_text(response, label, metadata)
-        if isinstance(found, Grade):
-            return found
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compare, found)
+        grading = self._grading(response, label, metadata, num_tokens)
+        return self._counted(grading if isinstance(grading, Grade) else await asyncio.wrap_future(grading))
 
     async def grade_many(self, items: Sequence[tuple[str, str | None, Mapping[str, JsonValue] | None]]) -> list[Grade]:
         """Grades of (response, label, metadata), in their order."""
         return await asyncio.gather(*(self.grade(*item) for item in items))
 
-    def grade_now(self, response: str, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> Grade:
+    def grade_now(
+        self,
+        response: str,
+        label: str | None,
+        metadata: Mapping[str, JsonValue] | None = None,
+        *,
+        num_tokens: int | None = None,
+    ) -> Grade:
         """The same as `grade`, for callers without an event loop; waits."""
-        found = self._grade_by_text(response, label, metadata)
-        return found if isinstance(found, Grade) else self._threads.submit(self._compare, found).result()
+        grading = self._grading(response, label, metadata, num_tokens)
+        return self._counted(grading.result() if isinstance(grading, Future) else grading)
 
     def close(self) -> None:
-        """Ends every process and thread; what is being compared ends as a crash."""
-        self._finalizer()
+        """Ends every process, thread and connection; what is being graded ends as a crash."""
+        for grader in self._graders.values():
+            grader.close()
+        self._math_workers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -93,54 +118,37 @@ class GraderPool:
     ) -> None:
         self.close()
 
-    def _grade_by_text(
-        self, response: str, label: str | None, metadata: Mapping[str, JsonValue] | None
-    ) -> Grade | Comparison:
-        if label is None:
-            raise DataError(f"rm-type {self._rm_type}: expected a label to compare with, got none; set --label-key")
-        rm_type = (metadata or {}).get("rm_type", self._rm_type)
+    def _grading(
+        self, response: str, label: str | None, metadata: Mapping[str, JsonValue] | None, num_tokens: int | None
+    ) -> Grading:
+        submission = Submission(response=response, label=label, metadata=metadata or {}, num_tokens=num_tokens)
+        return self._chosen(submission).grade(submission)
+
+    def _counted(self, grade: Grade) -> Grade:
+        with self._lock:
+            self._outcomes[grade.outcome] += 1
+        return grade
+
+    def _chosen(self, submission: Submission) -> Grader:
+        """The grader that the row names, or else the pool's own."""
+        if "rm_type" not in submission.metadata:
+            return self._default
+        rm_type = submission.metadata["rm_type"]
         if not isinstance(rm_type, str):
             raise DataError(f"metadata: expected rm_type as text, got {rm_type!r}")
-        grader = self._grader if rm_type == self._rm_type else _checked_grader(rm_type)
-        return grader(response, label)
+        return self._grader_of(rm_type)
 
-    def _start_idle(self) -> None:
-        """Starts a worker that no other thread uses; a failure is found again, and told, by the first comparison."""
-        worker = self._idle.get()
-        try:
-            worker.start()
-        finally:
-            self._idle.put(worker)
+    def _grader_of(self, rm_type: str) -> Grader:
+        """The grader of a reward type, made when it is first asked for."""
+        with self._lock:
+            if rm_type not in self._by_type:
+                parts = [Part(term, self._named(term)) for term in parse_rm_type(rm_type)]
+                is_plain = len(parts) == 1 and parts[0].term.weight == 1
+                self._by_type[rm_type] = parts[0].grader if is_plain else Mixture(parts)
+            return self._by_type[rm_type]
 
-    def _compare(self, comparison: Comparison) -> Grade:
-        """Asks a worker; runs on one of the pool's threads, of which there are as many as workers."""
-        worker = self._idle.get()
-        try:
-            verdict = worker.ask(comparison.answer, comparison.label, self._timeout_s)
-        except TimeoutError:
-            reason = f"answer {comparison.answer[:80]!r} was not compared within {self._timeout_s:g} s"
-            return Grade(value=None, outcome=GradeOutcome.TIMEOUT, reason=reason)
-        except WorkerCrashError as error:
-            return Grade(value=None, outcome=GradeOutcome.CRASH, reason=str(error))
-        finally:
-            self._idle.put(worker)
-        if verdict.is_right is None:
-            return Grade(value=None, outcome=GradeOutcome.CRASH, reason=verdict.reason)
-        relation = "equals" if verdict.is_right else "does not equal"
-        reason = verdict.reason or f"answer {comparison.answer[:80]!r} {relation} {comparison.label[:80]!r}"
-        return Grade(value=float(verdict.is_right), reason=reason)
-
-
-def _checked_grader(rm_type: str) -> Grader:
-    grader = grader_for(rm_type)
-    if rm_type in NEEDS_WORKERS and importlib.util.find_spec("math_verify") is None:
-        raise DataError(f"rm-type {rm_type} needs math-verify: pip install 'rl-data[math]'")
-    return grader
-
-
-def _close(threads: ThreadPoolExecutor, workers: Sequence[WorkerProcess]) -> None:
-    for worker in workers:
-        worker.interrupt()
-    threads.shutdown(wait=True)  # comparisons that still wait meet an interrupted worker, and end as crashes too
-    for worker in workers:
-        worker.close()
+    def _named(self, term: Term) -> Grader:
+        if term.name not in self._graders:
+            self._config.check_has(term)
+            self._graders[term.name] = make_grader(term.name, self._config, self._math_workers)
+        return self._graders[term.name]

@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from rl_data.grading.worker import READY, Request, Verdict
+from rl_data.grading.workers.messages import MATH, READY, Call, Comparison, Request, Verdict
 
 _START_TIMEOUT_S = 120.0
 """Importing sympy takes half a second on an idle machine, and much longer on one that starts engines as well."""
@@ -22,13 +22,17 @@ class WorkerCrashError(Exception):
 
 
 class WorkerProcess:
-    """A child that compares answers. One thread at a time may ask; any thread may interrupt.
+    """A child that grades. One thread at a time may ask; any thread may interrupt.
 
     A plain child that runs one module is used instead of multiprocessing, whose children import the caller's main
     program again: a trainer's takes seconds, and a script without a guard would start itself over and over.
+
+    Args:
+        role: MATH, or the path of the user's function.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, role: str) -> None:
+        self._role = role
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
@@ -49,13 +53,12 @@ class WorkerProcess:
             self._errors.seek(0)
             self._errors.truncate()
             self._unread = b""
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rl_data.grading.worker"],
+                [sys.executable, "-m", "rl_data.grading.workers", self._role],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=environment,
+                env=self._environment(),
             )
         try:
             line = self._read_line(_START_TIMEOUT_S)
@@ -65,7 +68,7 @@ class WorkerProcess:
         if line != READY:
             raise WorkerCrashError(f"a grading process failed to start: {self._last_words()}")
 
-    def ask(self, answer: str, label: str, timeout_s: float) -> Verdict:
+    def ask(self, task: Comparison | Call, timeout_s: float) -> Verdict:
         """The verdict, within `timeout_s` from now, the start of the process not counted.
 
         Raises:
@@ -77,7 +80,7 @@ class WorkerProcess:
         assert process is not None
         assert process.stdin is not None
         # The child ends itself a little later, should this process be gone by then.
-        request = Request(answer=answer, label=label, timeout_s=timeout_s + 1.0)
+        request = Request(task=task, timeout_s=timeout_s + 1.0)
         try:
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
@@ -137,6 +140,12 @@ class WorkerProcess:
             self._unread += chunk
         line, _, self._unread = self._unread.partition(b"\n")
         return line + b"\n"
+
+    def _environment(self) -> dict[str, str]:
+        """The caller's, with one thread for libraries that compare; a function is looked for where the caller would."""
+        if self._role != MATH:
+            return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+        return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
     def _last_words(self) -> str:
         self._errors.seek(0)

@@ -1,0 +1,107 @@
+"""Settings of grading."""
+
+from dataclasses import dataclass, field
+
+from rl_data.errors import DataError
+from rl_data.grading.rm_type import Term, parse_rm_type
+
+_DEFAULT_TYPE = "deepscaler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraderConfig:
+    """Which grader, and what it may take.
+
+    Raises:
+        DataError: naming the field, if a value makes no sense or one is missing.
+    """
+
+    rm_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "grader of a response, or a weighted sum of several, as 0.9*math+0.1*format: boxed, custom, dapo, "
+            "deepscaler, format, gsm8k, math, multiple_choice, overlong, remote; a row's metadata may name another "
+            "under rm_type; default: custom or remote where a path or an address is given, else deepscaler"
+        },
+    )
+    rm_num_workers: int = field(
+        default=2, metadata={"help": "processes that compare answers as mathematics or run a custom grader"}
+    )
+    rm_timeout_s: float = field(
+        default=10.0, metadata={"help": "seconds that one response may take in a process or at an address"}
+    )
+    custom_rm_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "grader `custom`: a function as package.module.function, called in a process of its own with "
+            "(response, label, metadata); it returns a number, or a number and a reason"
+        },
+    )
+    rm_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "grader `remote`: http address that a JSON object of response, label, metadata and num_tokens is "
+            "posted to; it answers a number or an object with value and reason"
+        },
+    )
+    rm_max_concurrency: int = field(default=64, metadata={"help": "requests to --rm-url at the same time"})
+    rm_max_retries: int = field(
+        default=3, metadata={"help": "times a request to --rm-url is made again, within its time"}
+    )
+    overlong_buffer_len: int | None = field(
+        default=None,
+        metadata={"help": "grader `overlong`: tokens before the longest response over which the penalty rises to 1"},
+    )
+    rollout_max_response_len: int | None = field(default=None, metadata={"help": "new tokens of a sample at most"})
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("rm_num_workers", self.rm_num_workers, self.rm_num_workers >= 1, "at least 1"),
+            ("rm_timeout_s", self.rm_timeout_s, self.rm_timeout_s > 0, "a number above 0"),
+            ("rm_max_concurrency", self.rm_max_concurrency, self.rm_max_concurrency >= 1, "at least 1"),
+            ("rm_max_retries", self.rm_max_retries, self.rm_max_retries >= 0, "at least 0"),
+        )
+        for name, value, is_valid, expected in checks:
+            if not is_valid:
+                raise DataError(f"{name} {value}: expected {expected}")
+        if self.rm_url is not None and not self.rm_url.startswith(("http://", "https://")):
+            raise DataError(f"rm_url {self.rm_url}: expected an address that begins with http:// or https://")
+        if self.overlong_buffer_len is not None:
+            longest = self.rollout_max_response_len
+            if longest is None:
+                raise DataError(f"overlong_buffer_len {self.overlong_buffer_len}: rollout_max_response_len is missing")
+            if not 0 < self.overlong_buffer_len <= longest:
+                raise DataError(
+                    f"overlong_buffer_len {self.overlong_buffer_len}: expected at least 1 and at most "
+                    f"rollout_max_response_len {longest}"
+                )
+        for term in self.terms:
+            self.check_has(term)
+
+    @property
+    def chosen_type(self) -> str:
+        """The reward type of rows that name none."""
+        if self.rm_type is not None:
+            return self.rm_type
+        if self.custom_rm_path is not None:
+            return "custom"
+        return "remote" if self.rm_url is not None else _DEFAULT_TYPE
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The graders of `chosen_type` with their weights."""
+        return parse_rm_type(self.chosen_type)
+
+    def check_has(self, term: Term) -> None:
+        """Checks that there is what the term's grader needs.
+
+        Raises:
+            DataError: naming the field that is missing.
+        """
+        needed = {
+            "custom": ("custom_rm_path", self.custom_rm_path),
+            "remote": ("rm_url", self.rm_url),
+            "overlong": ("overlong_buffer_len", self.overlong_buffer_len),
+        }
+        if term.name in needed and needed[term.name][1] is None:
+            raise DataError(f"rm_type {term.name}: {needed[term.name][0]} is missing")

@@ -1,0 +1,38 @@
+"""What goes between a worker process and its owner: one JSON line each way."""
+
+from typing import Any
+
+import msgspec
+
+READY = b"ready\n"
+MATH = "math"
+"""Role of a worker that compares; any other is the path of the user's function."""
+
+
+class Comparison(msgspec.Struct, kw_only=True, frozen=True, tag="comparison"):
+    """Two answers to compare as mathematics."""
+
+    answer: str
+    label: str
+
+
+class Call(msgspec.Struct, kw_only=True, frozen=True, tag="call"):
+    """A response for the user's function."""
+
+    response: str
+    label: str | None
+    metadata: dict[str, Any]
+
+
+class Request(msgspec.Struct, kw_only=True, frozen=True):
+    """A task to do within `timeout_s`."""
+
+    task: Comparison | Call
+    timeout_s: float
+
+
+class Verdict(msgspec.Struct, kw_only=True, frozen=True):
+    """The reward, or why there is none."""
+
+    value: float | None
+    reason: str
