@@ -75,8 +75,8 @@ class OwnFlag(NamedTuple):
 def flags_of(config: type) -> tuple[OwnFlag, ...]:
     """The flags of a dataclass: one per field, named as the field with dashes, or as metadata["flag"].
 
-    Types: int, float, str, Path, a StrEnum, a Literal, `X | None`, `tuple[X, ...]` (several words), a dict (a JSON
-    object) and bool. A bool that is False by default is set by its flag; one that is True by default needs
+    Types: int, float, str, Path, a StrEnum, a Literal, `X | None`, `tuple[X, ...]` (several words), also where a
+    single X may stand for it (`X | tuple[X, ...]`), a dict (a JSON object) and bool. A bool that is False by default is set by its flag; one that is True by default needs
     metadata["flag"], a flag that unsets it; `bool | None`, None by default, has a flag and one with `--no-`.
     """
     hints = get_type_hints(config)
@@ -135,10 +135,14 @@ def _unaliased(hint: Any) -> Any:
 
 
 def _without_none(hint: Any) -> Any:
+    """What a flag's words become: not None, and a tuple where one value may stand for a tuple of one."""
     if get_origin(hint) not in (types.UnionType, Union):
         return hint
-    (inner,) = (argument for argument in get_args(hint) if argument is not types.NoneType)
-    return _unaliased(inner)
+    inner = [argument for argument in get_args(hint) if argument is not types.NoneType]
+    if len(inner) > 1:
+        inner = [argument for argument in inner if get_origin(argument) is tuple]
+    (only,) = inner
+    return _unaliased(only)
 
 
 def instances(configs: Sequence[type], given: Mapping[str, Given]) -> dict[type, Any]:

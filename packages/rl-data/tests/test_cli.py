@@ -52,7 +52,7 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
 ):
     path = write_jsonl([{"response": "Answer: 4"}])
     for command, message in (
-        (["stats", str(tmp_path / "no.jsonl")], "expected a file, found nothing"),
+        (["stats", str(tmp_path / "no.jsonl")], "expected a file, a folder or a pattern, found nothing"),
         (["render", path, "--tokenizer", model, "--row", "7"], "expected a row in [0, 1), got 7"),
         (["render", path, "--tokenizer", model], f"{path}:1: expected one of the keys messages,"),
         (["render", path, "--tokenizer", str(tmp_path / "no")], "expected a folder with a tokenizer"),

@@ -167,8 +167,8 @@ def test_what_a_template_refuses_is_named_with_its_line(write_jsonl: Write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 4}, "it was saved while reading other rows"),
-        ({"label": "35"}, "it was saved while reading other rows"),
+        ({"rows": 2}, "was saved while reading other rows: it has 3, now there are 2"),
+        ({"label": "35"}, "was saved while reading other rows: it has 3 with fingerprint"),
         ({"rollout_seed": 6}, "has seed 5, expected 6: it must not change"),
         ({"rollout_shuffle": False}, "has shuffle True, expected False"),
     ],
@@ -189,5 +189,6 @@ def test_a_damaged_state_is_refused(tokenizer: Tokenizer, write_jsonl: Write):
     source = source_of(write_jsonl([dapo_row("q")]), tokenizer)
     with pytest.raises(DataError, match=r"lacks \['epoch'\]"):
         source.load_state_dict({key: value for key, value in source.state_dict().items() if key != "epoch"})
-    with pytest.raises(DataError, match="the saved data position is damaged"):
-        source.load_state_dict({**source.state_dict(), "position": 1})
+    for changes in ({"position": 1}, {"position": -1}, {"epoch": "0"}, {"num_rows": None}):
+        with pytest.raises(DataError, match="the saved data position is damaged"):
+            source.load_state_dict({**source.state_dict(), **changes})

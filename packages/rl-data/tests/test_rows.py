@@ -1,21 +1,93 @@
+import gzip
 import json
+import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rl_data import DataError
-from rl_data.jsonl import JsonlFile
 from rl_data.rows import open_rows
+from rl_data.rows.jsonl import JsonlFile
+from rl_data.rows.row_file import RowFile
+
+ROWS = [{"messages": [{"role": "user", "content": f"question {number}"}], "label": str(number)} for number in range(25)]
+
+
+def lines_of(rows: list[dict[str, object]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def write_parquet(path: Path, rows: list[dict[str, object]], row_group_size: int = 10) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=row_group_size)
+
+
+def write_arrow(path: Path, rows: list[dict[str, object]], *, is_stream: bool = False) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(rows)
+    make = pyarrow.ipc.new_stream if is_stream else pyarrow.ipc.new_file
+    with pyarrow.OSFile(str(path), "wb") as file, make(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+
+
+def write_zst(path: Path, rows: list[dict[str, object]]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(lines_of(rows))
+
+
+WRITERS: dict[str, Callable[[Path, list[dict[str, object]]], object]] = {
+    "rows.jsonl": lambda path, rows: path.write_bytes(lines_of(rows)),
+    "rows.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(lines_of(rows))),
+    "rows.jsonl.zst": write_zst,
+    "rows.parquet": write_parquet,
+    "rows.arrow": write_arrow,
+    "stream.arrow": lambda path, rows: write_arrow(path, rows, is_stream=True),
+}
+
+
+def values(rows: RowFile) -> list[object]:
+    return [row for _, row in rows.rows()]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str):
+    path = tmp_path / name
+    WRITERS[name](path, ROWS)
+    file = open_rows(str(path))
+    assert len(file) == 25
+    assert [file.row(index) for index in (24, 0, 11)] == [ROWS[24], ROWS[0], ROWS[11]]
+    assert [number for number, _ in file.rows()] == list(range(25))
+    assert values(file) == ROWS
+    assert values(open_rows(f"{path}@[9:12]")) == ROWS[9:12]
+    with pytest.raises(IndexError):
+        file.row(25)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("rows.jsonl", ":12"),
+        ("rows.jsonl.gz", ":12"),
+        ("rows.parquet", ": row 11 (row group 1)"),
+        ("rows.arrow", ": row 11 (record batch 1)"),
+    ],
+)
+def test_a_row_is_named_by_its_line_or_its_row_group(tmp_path: Path, name: str, place: str):
+    WRITERS[name](tmp_path / name, ROWS)
+    assert open_rows(str(tmp_path / name)).where(11) == f"{tmp_path / name}{place}"
 
 
 def test_rows_are_read_by_position_whatever_the_line_ends(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\r\n\n   \n{"a": "\xc3\xa9"}\n\t\n{"a": 3}')
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n' + b" " * 70 + b'\n{"a": "\xc3\xa9"}\n\t\n{"a": 3}')
     file = JsonlFile(path)
     assert len(file) == 3
     assert [file.row(index) for index in (2, 0, 1)] == [{"a": 3}, {"a": 1}, {"a": "\u00e9"}]
-    assert list(file.rows()) == [{"a": 1}, {"a": "\u00e9"}, {"a": 3}]
+    assert values(file) == [{"a": 1}, {"a": "\u00e9"}, {"a": 3}]
     assert [file.where(index) for index in range(3)] == [f"{path}:1", f"{path}:4", f"{path}:6"]
 
 
@@ -28,31 +100,33 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: bytes):
 
 
 def test_a_missing_file_and_an_unknown_ending_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="expected a file, found nothing"):
+    with pytest.raises(DataError, match=r"no.jsonl: expected a file, a folder or a pattern, found nothing"):
         open_rows(str(tmp_path / "no.jsonl"))
-    with pytest.raises(DataError, match="expected a file, found a folder"):
-        open_rows(str(tmp_path))
     (tmp_path / "rows.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match=r"expected a file ending in \.jsonl or \.parquet"):
+    with pytest.raises(DataError, match=r"rows.csv: expected \.jsonl or \.ndjson, .*or \.parquet or \.arrow"):
         open_rows(str(tmp_path / "rows.csv"))
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"a": 1', "not valid JSON"),
-        ("[1, 2]", "expected a JSON object, found list"),
-        (b'{"a": "\xff"}', "not valid JSON"),
-    ],
-)
+BAD_LINES = [
+    ('{"a": 1', "not valid JSON"),
+    ("[1, 2]", "expected a JSON object, found list"),
+    (b'{"a": "\xff"}', "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES)
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str | bytes, message: str):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 0}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b"\n")
+    path.write_bytes(b'{"a": 0}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b'\n{"a": 2}\n')
     file = JsonlFile(path)
     with pytest.raises(DataError, match=rf"rows.jsonl:3: {message}"):
         file.row(1)
     with pytest.raises(DataError, match=rf"rows.jsonl:3: {message}"):
         list(file.rows())
+    told: list[tuple[int, str]] = []
+    assert list(file.rows(lambda index, error: told.append((index, str(error))))) == [(0, {"a": 0}), (2, {"a": 2})]
+    assert [index for index, _ in told] == [1]
+    assert message in told[0][1]
 
 
 def test_slices_follow_python(tmp_path: Path):
@@ -60,57 +134,187 @@ def test_slices_follow_python(tmp_path: Path):
     path.write_text("".join(json.dumps({"a": number}) + "\n" for number in range(5)))
     for text, expected in (("[1:3]", [1, 2]), ("[:2]", [0, 1]), ("[-2:]", [3, 4]), ("[3:99]", [3, 4])):
         rows = open_rows(f"{path}@{text}")
-        assert [row["a"] for row in rows.rows()] == expected
+        assert [row["a"] for _, row in rows.rows()] == expected
         assert rows.row(0)["a"] == expected[0]
         assert rows.where(0) == f"{path}:{expected[0] + 1}"
-    with pytest.raises(DataError, match="the file has 5 and the slice takes none"):
+    with pytest.raises(DataError, match="there are 5 and the slice takes none"):
         open_rows(f"{path}@[7:]")
+
+
+def test_folders_and_patterns_are_read_in_the_order_of_names(tmp_path: Path):
+    for number, name in enumerate(("b", "a", "sub/c")):
+        path = tmp_path / "data" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{{"from": {number}}}\n' * 2)
+    (tmp_path / "data" / "README.md").write_text("no data")
+    (tmp_path / "data" / ".hidden.jsonl").write_text('{"from": 9}\n')
+
+    def sources(source: str) -> list[object]:
+        return [row["from"] for _, row in open_rows(f"{tmp_path}/{source}").rows()]
+
+    assert sources("data") == [1, 1, 0, 0, 2, 2]
+    assert sources("data/*.jsonl") == [1, 1, 0, 0]
+    assert sources("data/**/*.jsonl@[3:]") == [0, 2, 2]
+    rows = open_rows(f"{tmp_path}/data@[1:]")
+    assert (rows.where(0), rows.where(3)) == (f"{tmp_path}/data/a.jsonl:2", f"{tmp_path}/data/sub/c.jsonl:1")
+
+
+def test_folders_and_patterns_that_give_nothing_clear_are_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "mixed" / "a.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n'))
+    for source, message in (
+        ("*.jsonl", "expected files of this pattern, found none"),
+        ("empty", "in this folder, found nothing"),
+        ("mixed", r"expected files of one format, found \.jsonl, \.jsonl\.gz; name those of one, as in .*\*\.jsonl"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_rows(f"{tmp_path}/{source}")
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_name(tmp_path: Path):
     for name, content in (("a", '{"x":1}\n'), ("b", '{"x":1}\n'), ("c", '{"x":2}\n')):
         (tmp_path / f"{name}.jsonl").write_text(content)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"x":1}\n'))
     first, second, third = (open_rows(str(tmp_path / f"{name}.jsonl")).fingerprint for name in "abc")
     assert first == second != third
-    assert open_rows(f"{tmp_path}/a.jsonl@[0:1]").fingerprint != first
+    assert open_rows(str(tmp_path / "a.jsonl.gz")).fingerprint == first
 
 
-def test_memory_holds_an_index_and_not_the_file(tmp_path: Path):
-    path = tmp_path / "rows.jsonl"
-    num_rows = 20_000
-    with path.open("w") as file:
-        for number in range(num_rows):
-            file.write(json.dumps({"text": "x" * 2000, "number": number}) + "\n")
-    tracemalloc.start()
-    rows = JsonlFile(path)
-    assert rows.row(num_rows - 1)["number"] == num_rows - 1
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert held < 40 * num_rows  # offsets are 16 bytes a row; the file has 2000
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_rows_keep_their_fingerprint_when_others_follow(tmp_path: Path, name: str):
+    WRITERS[name](tmp_path / name, ROWS[:20])
+    before = open_rows(str(tmp_path / name)).fingerprint
+    WRITERS[name](tmp_path / name, ROWS)
+    grown = open_rows(str(tmp_path / name))
+    assert grown.fingerprint_of(20) == before != grown.fingerprint
+    assert open_rows(f"{tmp_path / name}@[5:20]").fingerprint == f"{before}@[5:]"
 
 
-def test_parquet_rows_equal_those_of_the_same_json_lines(tmp_path: Path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    rows = [
-        {"messages": [{"role": "user", "content": f"question {number}"}], "label": str(number)} for number in range(25)
-    ]
-    path = tmp_path / "rows.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=10)
-    file = open_rows(str(path))
-    assert len(file) == 25
-    assert [file.row(index) for index in (24, 0, 11)] == [rows[24], rows[0], rows[11]]
-    assert list(file.rows()) == rows
-    assert file.where(11) == f"{path}: row 11 (row group 1)"
-    with pytest.raises(IndexError):
-        file.row(25)
+def test_a_file_keeps_its_fingerprint_when_others_follow_in_its_folder(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(lines_of(ROWS[:10]))
+    alone = open_rows(str(tmp_path)).fingerprint
+    (tmp_path / "b.jsonl").write_bytes(lines_of(ROWS[10:20]))
+    two = open_rows(str(tmp_path))
+    assert two.fingerprint_of(10) == alone
+    (tmp_path / "b.jsonl").write_bytes(lines_of(ROWS[10:]))
+    assert open_rows(str(tmp_path)).fingerprint_of(20) == two.fingerprint
+    (tmp_path / "a.jsonl").write_bytes(lines_of(ROWS[:9]))
+    assert open_rows(str(tmp_path)).fingerprint_of(20) != two.fingerprint
 
 
-def test_a_truncated_parquet_file_is_refused(tmp_path: Path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "rows.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist([{"a": 1}]), path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"rows.parquet: not a readable parquet file"):
-        open_rows(str(path))
+def test_what_ends_within_a_row_group_or_a_record_batch_cannot_be_told(tmp_path: Path):
+    write_parquet(tmp_path / "rows.parquet", ROWS)
+    write_arrow(tmp_path / "rows.arrow", ROWS)
+    assert open_rows(str(tmp_path / "rows.parquet")).fingerprint_of(15) is None
+    assert open_rows(str(tmp_path / "rows.arrow")).fingerprint_of(15) is None
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str):
+    """Cut off in the middle: JSON lines lose rows and the half of one, which is found when it is read."""
+    path = tmp_path / name
+    WRITERS[name](path, ROWS * 100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 - 7])
+    with pytest.raises(DataError, match=rf"{name}: (not a readable|damaged or cut off)|not valid JSON"):
+        list(open_rows(str(path)).rows())
+
+
+class TestIndex:
+    """Of a file large enough for its index to be kept."""
+
+    NUM_ROWS = 20_000
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "data" / "rows.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(self.content())
+        return path
+
+    def content(self) -> bytes:
+        # Longer than three blocks of the index, with lines of all lengths and blank ones, so that blocks end anywhere.
+        return b"".join(
+            json.dumps({"number": number, "text": "x" * (number * 37 % 1500)}).encode() + b"\n" * (1 + number % 2)
+            for number in range(self.NUM_ROWS)
+        )
+
+    def test_rows_and_lines_are_found_across_blocks(self, path: Path):
+        rows = JsonlFile(path)
+        assert len(rows) == self.NUM_ROWS
+        assert [row["number"] for _, row in rows.rows()] == list(range(self.NUM_ROWS))
+        lines = path.read_bytes().split(b"\n")
+        for number in (0, 1, 5_432, 5_433, 12_345, self.NUM_ROWS - 1):
+            assert rows.row(number)["number"] == number
+            line = int(rows.where(number).rpartition(":")[2])
+            assert json.loads(lines[line - 1])["number"] == number
+
+    def test_it_is_made_once_and_again_when_the_file_changes(self, path: Path):
+        kept = path.parent / ".rl-data" / "rows.jsonl.index"
+        first = JsonlFile(path).fingerprint
+        made = kept.stat().st_ino
+        assert JsonlFile(path).fingerprint == first
+        assert kept.stat().st_ino == made
+        assert list(kept.parent.iterdir()) == [kept]  # no half-made file is left
+        path.write_bytes(self.content() + b'{"number": -1}\n')
+        grown = JsonlFile(path)
+        assert len(grown) == self.NUM_ROWS + 1
+        assert grown.fingerprint_of(self.NUM_ROWS) == first != grown.fingerprint
+        assert kept.stat().st_ino != made
+
+    def test_a_file_of_the_same_size_and_time_is_told_apart(self, path: Path):
+        first = JsonlFile(path).fingerprint
+        status = path.stat()
+        path.write_bytes(self.content().replace(b"x", b"y"))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert JsonlFile(path).fingerprint != first
+
+    def test_a_damaged_index_is_made_again(self, path: Path):
+        first = JsonlFile(path).fingerprint
+        kept = path.parent / ".rl-data" / "rows.jsonl.index"
+        kept.write_bytes(b"nonsense")
+        assert JsonlFile(path).fingerprint == first
+        assert kept.stat().st_size > 16 * self.NUM_ROWS
+
+    def test_it_goes_to_the_cache_folder_where_the_data_cannot_be_written(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        (path.parent / ".rl-data").write_text("a file in the way stands for a read-only folder, which root can write")
+        monkeypatch.setenv("RL_DATA_CACHE", str(tmp_path / "cache"))
+        JsonlFile(path)
+        (kept,) = (tmp_path / "cache").iterdir()
+        assert kept.name.endswith("-rows.jsonl.index")
+        made = kept.stat().st_ino
+        JsonlFile(path)
+        assert kept.stat().st_ino == made
+        monkeypatch.setenv("RL_DATA_CACHE", str(path))
+        assert JsonlFile(path).row(7)["number"] == 7
+        assert "can be kept neither beside it nor in" in caplog.text
+
+    def test_a_compressed_file_is_unpacked_once(self, tmp_path: Path):
+        path = tmp_path / "rows.jsonl.gz"
+        # Bytes that do not compress, for files below 1 MiB leave nothing behind.
+        noise = os.urandom(1_500_000).hex()
+        path.write_bytes(gzip.compress(json.dumps({"text": noise}).encode() + b'\n{"number": 1}\n', 1))
+        assert JsonlFile(path).row(1) == {"number": 1}
+        kept = {entry.name: entry.stat().st_ino for entry in (tmp_path / ".rl-data").iterdir()}
+        assert sorted(kept) == ["rows.jsonl.gz.index", "rows.jsonl.gz.rows"]
+        again = JsonlFile(path)
+        assert again.row(0) == {"text": noise}
+        assert {entry.name: entry.stat().st_ino for entry in (tmp_path / ".rl-data").iterdir()} == kept
+
+    def test_memory_does_not_grow_with_the_rows(self, path: Path):
+        JsonlFile(path)
+        tracemalloc.start()
+        rows = JsonlFile(path)
+        assert rows.row(self.NUM_ROWS - 1)["number"] == self.NUM_ROWS - 1
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 50_000  # offsets of 20,000 rows would take 320,000 bytes
+
+
+def test_a_small_file_leaves_nothing_beside_it(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS))
+    open_rows(str(tmp_path / "rows.jsonl"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]

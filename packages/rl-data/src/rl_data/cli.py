@@ -88,7 +88,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         rm_type=arguments.rm_type, rm_num_workers=arguments.num_workers, rm_timeout_s=arguments.timeout_s
     )
     with GraderPool(config) as pool:
-        for batch in itertools.batched(enumerate(rows.rows()), _ROWS_AT_ONCE):
+        for batch in itertools.batched(rows.rows(), _ROWS_AT_ONCE):
             items: list[tuple[str, str, None]] = []
             for index, row in batch:
                 with located(rows, index):
@@ -107,7 +107,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer:
         renderer = _RowRenderer(load_tokenizer(arguments.tokenizer, needs_chat_template=True), arguments.input_key)
         lengths: list[int] = []
-        for index, row in enumerate(rows.rows()):
+        for index, row in rows.rows():
             with located(rows, index):
                 lengths.append(len(renderer.render(row)[0]))
         shown["tokens"] = quantiles(lengths)

@@ -1,45 +1,37 @@
 """Conversation data sets for supervised training, as samples whose mask covers what the assistant wrote."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from rl_data.chat import ConversationRenderer, Tools
 from rl_data.errors import DataError
+from rl_data.fields import template_arguments, tools_field
 from rl_data.json import JsonValue
-from rl_data.messages import Message, check_messages, check_tools, check_turns, has_turns, require_key
+from rl_data.messages import Message, check_messages, check_turns, has_turns, require_key
 from rl_data.order import RowReference
+from rl_data.reading import ReadingConfig
 from rl_data.sample import Sample
 from rl_data.source import Source, TooLongError
 from rl_data.tokenizer import Tokenizer
 
 _OPENHERMES_KEY = "conversations"
+_MAX_RENDERERS = 64
+_ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationDataConfig:
+class ConversationDataConfig(ReadingConfig):
     """Which conversations are read, and how they become tokens."""
 
-    prompt_data: str = field(
-        metadata={"help": "conversations: a .jsonl or .parquet file, with a slice as in FILE@[0:100]"}
-    )
     input_key: str = field(
         default="messages",
         metadata={"help": "key of the messages; without it, a file with the key `conversations` is read as OpenHermes"},
     )
-    tool_key: str = field(
-        default="tools", metadata={"help": "key of tool definitions for the chat template, in rows that have it"}
-    )
-    apply_chat_template_kwargs: dict[str, JsonValue] = field(
-        default_factory=dict[str, JsonValue],
-        metadata={"help": 'JSON object of variables for the chat template, such as {"enable_thinking": false}'},
-    )
-    rollout_shuffle: bool = field(
-        default=False, metadata={"help": "read the rows of each epoch in an order of its own"}
-    )
-    rollout_seed: int = field(default=42, metadata={"help": "seed of the order of rows"})
     max_length: int | None = field(
-        default=None, metadata={"help": "conversations of more tokens than this are dropped and counted"}
+        default=None, metadata={"help": "conversations of more tokens than this are dropped, counted and listed"}
     )
 
 
@@ -54,11 +46,12 @@ class ConversationSource(Source[Sample]):
     """
 
     def __init__(self, config: ConversationDataConfig, tokenizer: Tokenizer) -> None:
-        super().__init__(config.prompt_data, shuffle=config.rollout_shuffle, seed=config.rollout_seed)
+        super().__init__(config, tokenizer)
         self._config = config
         self._tokenizer = tokenizer
-        self._renderer = ConversationRenderer(tokenizer, template_arguments=config.apply_chat_template_kwargs)
-        first = self._rows.row(0)
+        self._renderers: dict[bytes, ConversationRenderer] = {}
+        self._renderer_of({})  # a template that cannot be masked is refused before the first row is read
+        first = self._first_row()
         self._key = config.input_key
         if self._key not in first and _OPENHERMES_KEY in first:
             self._key = _OPENHERMES_KEY
@@ -66,10 +59,11 @@ class ConversationSource(Source[Sample]):
 
     def _check(self, row: dict[str, JsonValue]) -> None:
         self._parse(row)
+        template_arguments(row, self._config.chat_template_kwargs_key, {})
 
     def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Sample:
         messages, tools = self._parse(row)
-        rendered = self._renderer.render(messages, tools=tools)
+        rendered = self._renderer_of(row).render(messages, tools=tools)
         length = len(rendered.tokens)
         if self._config.max_length is not None and length > self._config.max_length:
             raise TooLongError(length, self._config.max_length)
@@ -90,4 +84,15 @@ class ConversationSource(Source[Sample]):
         messages = check_turns(value, key=self._key) if self._has_turns else check_messages(value, key=self._key)
         if not any(message["role"] == "assistant" for message in messages):
             raise DataError(f"key {self._key!r}: expected a message of the assistant to train on, found none")
-        return messages, check_tools(row.get(self._config.tool_key), key=self._config.tool_key)
+        return messages, tools_field(row, self._config.tool_key)
+
+    def _renderer_of(self, row: Mapping[str, JsonValue]) -> ConversationRenderer:
+        """The renderer for the template arguments of a row; rows with equal ones share it."""
+        config = self._config
+        arguments = template_arguments(row, config.chat_template_kwargs_key, config.apply_chat_template_kwargs)
+        key = _ENCODER.encode(arguments)
+        if key not in self._renderers:
+            if len(self._renderers) >= _MAX_RENDERERS:
+                self._renderers.clear()
+            self._renderers[key] = ConversationRenderer(self._tokenizer, template_arguments=arguments)
+        return self._renderers[key]

@@ -1,15 +1,17 @@
-"""The order in which rows are read: a pure function of seed, epoch and position, and the cursor that walks it."""
+"""The order in which rows are read: a pure function of seed, epoch and position, and the cursors that walk it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.rows import RowFile
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 _NUM_ROUNDS = 6
 _MASK64 = (1 << 64) - 1
+_ROUNDING = 1e-9
 
 
 def _mix(value: int) -> int:
@@ -47,14 +49,50 @@ class RowReference:
     row: int
 
 
-class RowCursor:
-    """Walks a data set epoch after epoch. Seed, epoch and position are its whole state."""
+class Cursor(Protocol):
+    """A place in an endless order of rows."""
 
-    def __init__(self, rows: RowFile, *, name: str, shuffle: bool, seed: int) -> None:
+    @property
+    def epoch(self) -> int:
+        """How many times every row has come."""
+        ...
+
+    def advance(self) -> RowReference:
+        """The next row."""
+        ...
+
+    def state_dict(self) -> dict[str, JsonValue]:
+        """JSON values from which `load_state_dict` goes on at the same row."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, JsonValue]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            DataError: if the state belongs to other rows, another seed or another order, or is no such state.
+        """
+        ...
+
+
+class RowCursor:
+    """Walks a data set epoch after epoch. Seed, epoch, position and the epoch's number of rows are its whole state.
+
+    Rows that a data set has got at its end since a state was saved come in from the next epoch on: the epoch that was
+    begun ends with the rows, in the order, that it began with.
+
+    Args:
+        name: of the data set, for messages.
+        first_row: what is added to the numbers of rows that are given.
+    """
+
+    def __init__(self, rows: RowFile, *, name: str, shuffle: bool, seed: int, first_row: int = 0) -> None:
         self._rows = rows
         self._name = name
         self._shuffle = shuffle
         self._seed = seed
+        self._first_row = first_row
+        self._fingerprint: str | None = None  # of the rows of this epoch, once it was asked for
+        self._num_rows = len(rows)
         self.epoch = 0
         self.position = 0
 
@@ -62,19 +100,23 @@ class RowCursor:
         """The next row; after the last one of an epoch comes the first of the next epoch."""
         row = self.position
         if self._shuffle:
-            row = shuffled(row, len(self._rows), seed=self._seed, epoch=self.epoch)
-        reference = RowReference(self.epoch, row)
+            row = shuffled(row, self._num_rows, seed=self._seed, epoch=self.epoch)
+        reference = RowReference(self.epoch, self._first_row + row)
         self.position += 1
-        if self.position == len(self._rows):
+        if self.position == self._num_rows:
             self.epoch, self.position = self.epoch + 1, 0
+            if self._num_rows != len(self._rows):
+                self._num_rows, self._fingerprint = len(self._rows), None
         return reference
 
     def state_dict(self) -> dict[str, JsonValue]:
         """JSON values from which `load_state_dict` goes on at the same row."""
+        if self._fingerprint is None:
+            self._fingerprint = self._rows.fingerprint_of(self._num_rows)
         return {
             "state_version": STATE_VERSION,
-            "fingerprint": self._rows.fingerprint,
-            "num_rows": len(self._rows),
+            "fingerprint": self._fingerprint,
+            "num_rows": self._num_rows,
             "shuffle": self._shuffle,
             "seed": self._seed,
             "epoch": self.epoch,
@@ -88,17 +130,105 @@ class RowCursor:
             DataError: if the state belongs to other rows, another seed or another order, or is no such state.
         """
         expected = self.state_dict()
-        missing = sorted(set(expected) - set(state))
-        if missing:
-            raise DataError(f"{self._name}: the saved data position lacks {missing}, it has {sorted(state)}")
-        for key in ("state_version", "fingerprint", "num_rows", "shuffle", "seed"):
-            if state[key] != expected[key]:
-                is_swapped = key in ("fingerprint", "num_rows")
-                raise DataError(
-                    f"{self._name}: the saved data position has {key} {state[key]!r}, expected {expected[key]!r}: "
-                    + ("it was saved while reading other rows" if is_swapped else "it must not change")
-                )
-        epoch, position = state["epoch"], state["position"]
-        if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position < len(self._rows):
-            raise DataError(f"{self._name}: the saved data position is damaged: epoch {epoch!r}, position {position!r}")
+        _check_keys(state, expected, name=self._name, same=("state_version", "shuffle", "seed"))
+        num_rows, epoch, position = (_count(state, key, name=self._name) for key in ("num_rows", "epoch", "position"))
+        if not 0 <= position < num_rows:
+            raise DataError(f"{self._name}: the saved data position is damaged: position {position} of {num_rows} rows")
+        self._check_same_rows(state["fingerprint"], num_rows)
         self.epoch, self.position = epoch, position
+        # An epoch that has not begun is one of all rows.
+        self._num_rows = num_rows if position else len(self._rows)
+        self._fingerprint = None
+
+    def _check_same_rows(self, fingerprint: JsonValue, num_rows: int) -> None:
+        """Raises unless the first `num_rows` rows are those with the fingerprint."""
+        saved = f"{self._name}: the saved data position was saved while reading other rows: it has {num_rows}"
+        if num_rows > len(self._rows):
+            raise DataError(f"{saved}, now there are {len(self._rows)}")
+        found = self._rows.fingerprint_of(num_rows)
+        if found is None:
+            raise DataError(
+                f"{saved}, now there are {len(self._rows)}, and in this format it cannot be told whether the first "
+                f"{num_rows} are the same"
+            )
+        if found != fingerprint:
+            raise DataError(f"{saved} with fingerprint {fingerprint}, now these have {found}")
+
+
+class MixedCursor:
+    """Walks several data sets at once: of the first n rows, for every n, each gives its share to within one row.
+
+    Every data set has epochs of its own; one that is small or has a large share begins them more often. Source of the
+    order: R. Tijdeman, The chairman assignment problem, 1980.
+
+    Args:
+        cursors: one a data set.
+        weights: shares, in any unit; positive.
+    """
+
+    def __init__(self, cursors: Sequence[RowCursor], weights: Sequence[float], *, name: str) -> None:
+        assert len(cursors) == len(weights)
+        self._cursors = tuple(cursors)
+        self._weights = tuple(float(weight) for weight in weights)
+        self._shares = [weight / sum(self._weights) for weight in self._weights]
+        self._slack = 1 / (2 * len(cursors) - 2) if len(cursors) > 1 else 0.0
+        self._name = name
+        self._num_given = [0] * len(cursors)
+
+    @property
+    def epoch(self) -> int:
+        """How many times every row of every data set has come."""
+        return min(cursor.epoch for cursor in self._cursors)
+
+    def advance(self) -> RowReference:
+        """The next row: of the data sets that are behind their share, of the one that must not wait longest."""
+        total = sum(self._num_given) + 1
+        behind = [share * total - given for share, given in zip(self._shares, self._num_given, strict=True)]
+        due = [number for number, rows in enumerate(behind) if rows >= self._slack - _ROUNDING]
+        number = min(due, key=lambda number: (1 - self._slack - behind[number]) / self._shares[number])
+        self._num_given[number] += 1
+        return self._cursors[number].advance()
+
+    def state_dict(self) -> dict[str, JsonValue]:
+        """JSON values from which `load_state_dict` goes on at the same row."""
+        return {
+            "state_version": STATE_VERSION,
+            "weights": list(self._weights),
+            "num_given": list(self._num_given),
+            "data_sets": [cursor.state_dict() for cursor in self._cursors],
+        }
+
+    def load_state_dict(self, state: Mapping[str, JsonValue]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            DataError: if the state belongs to other data sets, weights, seeds or orders, or is no such state.
+        """
+        _check_keys(state, self.state_dict(), name=self._name, same=("state_version", "weights"))
+        num_given, states = state["num_given"], state["data_sets"]
+        if not isinstance(num_given, list) or not isinstance(states, list) or len(states) != len(self._cursors):
+            raise DataError(f"{self._name}: the saved data position is damaged: num_given {num_given!r}")
+        for cursor, one in zip(self._cursors, states, strict=True):
+            if not isinstance(one, dict):
+                raise DataError(f"{self._name}: the saved data position is damaged: found {one!r}")
+            cursor.load_state_dict(one)
+        self._num_given = [given for given in num_given if isinstance(given, int)]
+
+
+def _check_keys(
+    state: Mapping[str, JsonValue], expected: Mapping[str, JsonValue], *, name: str, same: Sequence[str]
+) -> None:
+    """Raises unless the state has the keys of the expected one, and equal values under the keys `same`."""
+    if missing := sorted(set(expected) - set(state)):
+        raise DataError(f"{name}: the saved data position lacks {missing}, it has {sorted(state)}")
+    for key in same:
+        if state[key] != expected[key]:
+            found = f"has {key} {state[key]!r}, expected {expected[key]!r}"
+            raise DataError(f"{name}: the saved data position {found}: it must not change")
+
+
+def _count(state: Mapping[str, JsonValue], key: str, *, name: str) -> int:
+    value = state[key]
+    if not isinstance(value, int) or value < 0:
+        raise DataError(f"{name}: the saved data position is damaged: {key} {value!r}")
+    return value

@@ -1,15 +1,26 @@
-"""What prompt and conversation sources share: reading batch after batch, counting what is dropped, saving the place."""
+"""What prompt and conversation sources share: batch after batch, counts of what is left out, and the place saved."""
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import cast
 
+from rl_data.ahead import Ahead
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
-from rl_data.order import RowCursor, RowReference
-from rl_data.rows import located, open_rows
+from rl_data.order import RowReference
+from rl_data.reading import ReadingConfig, cursor_of, open_data_sets
+from rl_data.rows import located
+from rl_data.rows.row_file import Row
+from rl_data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+_MAX_NOTES = 10_000
+"""Notes that nobody takes are forgotten, the oldest first."""
 
 
 class TooLongError(Exception):
@@ -24,92 +35,249 @@ class TooLongError(Exception):
         return f"{self.num_tokens} tokens, at most {self.max_tokens} are wanted"
 
 
-class Source[Item](ABC):
-    """Items made from the rows of a file, epoch after epoch, without end.
+class RowFate(StrEnum):
+    """What became of a row that did not become an item as it is."""
 
-    Rows are read when they are asked for. Epoch, position and seed are the whole state, so a source that loads the
-    state of another one gives the same items that the other one would have given next.
+    DROPPED = "dropped"
+    """Too long, and left out."""
+    CUT = "cut"
+    """Too long, and made shorter."""
+    BAD = "bad"
+    """Not what was expected, and skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowNote:
+    """A row that was left out or cut."""
+
+    fate: RowFate
+    row: int
+    message: str
+    """File and line, or row and row group, and what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut[Item]:
+    """An item that was made shorter to fit."""
+
+    item: Item
+    num_tokens: int
+    """Before it was cut."""
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made[Item]:
+    """What a row became."""
+
+    item: Item | None
+    note: RowNote | None = None
+
+
+class Source[Item](ABC):
+    """Items made from the rows of data sets, epoch after epoch, without end.
+
+    Rows are read when they are asked for or, in worker processes, a batch or two before. Epoch, position and seed are
+    the whole state, so a source that loads the state of another one gives the same items that the other one would have
+    given next, whatever the number of workers.
+
+    A class of sources is made from a configuration and a tokenizer alone; worker processes make theirs so.
 
     Raises:
-        DataError: if the file is missing or has no row.
+        DataError: if a data set is missing or has no row.
     """
 
-    def __init__(self, path: str, *, shuffle: bool, seed: int) -> None:
-        self._path = path
-        self._rows = open_rows(path)
-        self._cursor = RowCursor(self._rows, name=path, shuffle=shuffle, seed=seed)
-        self._num_dropped = 0
+    def __init__(self, config: ReadingConfig, tokenizer: Tokenizer) -> None:
+        self._reading = config
+        self._rows = open_data_sets(config)
+        self._cursor = cursor_of(config, self._rows)
+        self._counts: Counter[RowFate] = Counter()
+        self._notes: deque[RowNote] = deque(maxlen=_MAX_NOTES)
+        self._bad_rows: set[int] = set()
+        self._remake = _Remake(type(self), config, tokenizer)
+        self._ahead: Ahead[RowReference, Made[Item]] | None = None
+        self._ahead_cursor = self._cursor
 
     @abstractmethod
     def _check(self, row: dict[str, JsonValue]) -> None:
         """Raises DataError, without the row's place, if the row cannot become an item."""
 
     @abstractmethod
-    def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Item:
+    def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Item | Cut[Item]:
         """The row as an item; raises DataError, without the row's place, or TooLongError."""
 
     def __len__(self) -> int:
-        """Number of rows of one epoch, those that will be dropped included."""
+        """Number of rows of one epoch, those that will be left out included."""
         return len(self._rows)
 
     @property
     def epoch(self) -> int:
-        """How many times the whole file has been read."""
+        """How many times every row has been read."""
         return self._cursor.epoch
 
     @property
     def num_dropped(self) -> int:
         """Items dropped so far because they were too long, over all epochs."""
-        return self._num_dropped
+        return self._counts[RowFate.DROPPED]
 
-    def validate(self) -> None:
-        """Reads every row once and checks it, without rendering it.
+    @property
+    def num_cut(self) -> int:
+        """Items cut so far because they were too long, over all epochs."""
+        return self._counts[RowFate.CUT]
+
+    @property
+    def num_bad(self) -> int:
+        """Bad rows skipped so far, over all epochs."""
+        return self._counts[RowFate.BAD]
+
+    def take_notes(self) -> list[RowNote]:
+        """Which rows were left out or cut since this was asked before; the last 10,000 at most."""
+        notes = list(self._notes)
+        self._notes.clear()
+        return notes
+
+    def validate(self) -> list[RowNote]:
+        """Reads every row once and checks it, without rendering it; returns the bad rows, if those are to be skipped.
 
         Raises:
-            DataError: naming the first bad row, the key and what was found.
+            DataError: naming the first bad row, the key and what was found; or that too many are bad.
         """
-        for index, row in enumerate(self._rows.rows()):
-            with located(self._rows, index):
-                self._check(row)
+        notes: list[RowNote] = []
+
+        def note(row: int, error: DataError) -> None:
+            if self._reading.on_bad_row == "stop":
+                raise error
+            notes.append(RowNote(RowFate.BAD, row, str(error)))
+            self._check_share(notes[-1])
+
+        for index, row in self._rows.rows(note):
+            try:
+                with located(self._rows, index):
+                    self._check(row)
+            except DataError as error:
+                note(index, error)
+        return notes
 
     def next_batch(self, num_items: int) -> list[Item]:
         """The next items; a batch may reach over the end of an epoch, and still every row comes once an epoch.
 
         Raises:
-            DataError: if a row is bad, or every item of a whole epoch is too long.
+            DataError: if a row is bad and bad rows are not skipped, or too many are; if no item is left of an epoch.
         """
         items: list[Item] = []
         num_rejected = 0
         while len(items) < num_items:
-            item = self._item(self._cursor.advance())
-            num_rejected = num_rejected + 1 if item is None else 0
+            item = self._taken(self._next(num_items))
             if item is not None:
                 items.append(item)
-            elif num_rejected > 2 * (len(self._rows) - 1):  # a good row may be first in one epoch and last in the next
-                raise DataError(f"{self._path}: every one of {len(self._rows)} rows is longer than wanted")
+                num_rejected = 0
+                continue
+            num_rejected += 1
+            if num_rejected > 2 * (len(self) - 1):  # a good row may be first in one epoch and last in the next
+                reason = "longer than wanted" + (" or bad" if self._bad_rows else "")
+                raise DataError(f"{self._reading.name}: every one of {len(self)} rows is {reason}")
         return items
+
+    def made(self, reference: RowReference) -> Made[Item]:
+        """What a row becomes, whatever is wrong with it; the place stays as it is."""
+        try:
+            row = self._rows.row(reference.row)
+            with located(self._rows, reference.row):
+                item = self._make(row, reference)
+        except DataError as error:
+            return Made(None, RowNote(RowFate.BAD, reference.row, str(error)))
+        except TooLongError as error:
+            return Made(None, self._note(RowFate.DROPPED, reference.row, str(error)))
+        if not isinstance(item, Cut):
+            return Made(item)
+        cut = cast("Cut[Item]", item)
+        change = f"{cut.num_tokens} tokens, cut to at most {cut.max_tokens}"
+        return Made(cut.item, self._note(RowFate.CUT, reference.row, change))
 
     def state_dict(self) -> dict[str, JsonValue]:
         """Where the source stands, as JSON values."""
-        return {**self._cursor.state_dict(), "num_dropped": self._num_dropped}
+        counts = {f"num_{fate}": self._counts[fate] for fate in RowFate}
+        return {**self._cursor.state_dict(), **counts}
 
     def load_state_dict(self, state: Mapping[str, JsonValue]) -> None:
         """Goes on where `state` was taken.
 
         Raises:
-            DataError: if the file, its slice, the seed or the shuffling is another one than then.
+            DataError: if the rows, the seed or the shuffling are others than then. Rows that were added at the end are
+                no other rows: they come in with the next epoch.
         """
         self._cursor.load_state_dict(state)
-        num_dropped = state.get("num_dropped")
-        self._num_dropped = num_dropped if isinstance(num_dropped, int) else 0
+        for fate in RowFate:
+            count = state.get(f"num_{fate}")
+            self._counts[fate] = count if isinstance(count, int) else 0
+        self.close()
 
-    def _item(self, reference: RowReference) -> Item | None:
-        """The row as an item; None, counted, if it is too long."""
-        row = self._rows.row(reference.row)
-        try:
-            with located(self._rows, reference.row):
-                return self._make(row, reference)
-        except TooLongError as error:
-            self._num_dropped += 1
-            logger.info("dropped row %d: %s", reference.row, error)
-            return None
+    def close(self) -> None:
+        """Ends the worker processes; the next batch starts others."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _first_row(self) -> Row:
+        """The first row or, where bad ones are skipped, the first that is a JSON object."""
+        if self._reading.on_bad_row == "stop":
+            return self._rows.row(0)
+        for _, row in self._rows.rows(lambda row, error: None):
+            return row
+        raise DataError(f"{self._reading.name}: none of {len(self)} rows is a JSON object")
+
+    def _next(self, num_items: int) -> Made[Item]:
+        """What the next row becomes. With workers, the rows of this batch and the next are on their way."""
+        num_workers = self._reading.num_data_workers
+        if num_workers == 0:
+            return self.made(self._cursor.advance())
+        if self._ahead is None:
+            self._ahead = Ahead(self._remake, num_workers)
+            self._ahead_cursor = cursor_of(self._reading, self._rows)
+            self._ahead_cursor.load_state_dict(self._cursor.state_dict())
+        if self._ahead.num_waiting <= num_items:
+            self._ahead.submit([self._ahead_cursor.advance() for _ in range(num_items)])
+        self._cursor.advance()
+        return self._ahead.take()
+
+    def _taken(self, made: Made[Item]) -> Item | None:
+        """The item, if there is one, after what there is to note of it was counted and kept.
+
+        Raises:
+            DataError: for a bad row that is not to be skipped, or is one too many.
+        """
+        note = made.note
+        if note is None:
+            return made.item
+        if note.fate is RowFate.BAD:
+            if self._reading.on_bad_row == "stop":
+                raise DataError(note.message)
+            self._check_share(note)
+        self._counts[note.fate] += 1
+        self._notes.append(note)
+        logger.info("%s: %s", note.fate, note.message)
+        return made.item
+
+    def _check_share(self, note: RowNote) -> None:
+        self._bad_rows.add(note.row)
+        most = self._reading.max_bad_row_share
+        if len(self._bad_rows) > most * len(self):
+            raise DataError(
+                f"{self._reading.name}: {len(self._bad_rows)} of {len(self)} rows are bad, more than "
+                f"max_bad_row_share {most} lets pass; the last: {note.message}"
+            )
+
+    def _note(self, fate: RowFate, row: int, change: str) -> RowNote:
+        return RowNote(fate, row, f"{self._rows.where(row)}: {change}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Remake[Item]:
+    """Makes the same source in a worker process, and gives what it makes of rows."""
+
+    kind: type[Source[Item]]
+    config: ReadingConfig
+    tokenizer: Tokenizer
+
+    def __call__(self) -> Callable[[RowReference], Made[Item]]:
+        return self.kind(replace(self.config, num_data_workers=0), self.tokenizer).made

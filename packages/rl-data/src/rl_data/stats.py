@@ -41,7 +41,7 @@ def data_stats(rows: RowFile) -> DataStats:
     roles: Counter[str] = Counter()
     lengths: list[int] = []
     encoder = msgspec.json.Encoder(order="deterministic")
-    for row in rows.rows():
+    for _, row in rows.rows():
         digest = hashlib.blake2b(encoder.encode(row), digest_size=16).digest()
         num_duplicates += digest in seen
         seen.add(digest)

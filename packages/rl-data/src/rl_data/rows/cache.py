@@ -1,0 +1,167 @@
+"""Files made from a data file once and kept: beside it, or in a cache folder where that is read-only.
+
+Beside DIR/rows.jsonl.gz lie DIR/.rl-data/rows.jsonl.gz.index and, as it is compressed, DIR/.rl-data/rows.jsonl.gz.rows.
+The cache folder is RL_DATA_CACHE or, where that is not set, rl-data in the user's cache folder. A kept file begins with
+a stamp of the file that it was made from, and is made again when the stamp does not fit any more.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from rl_data.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+HEADER_BYTES = 4096
+"""What is kept begins here, after the header."""
+_MIN_KEPT_BYTES = 1 << 20
+"""What is made of smaller files is made again each time, in a moment, and nothing is left beside them."""
+_FORMAT = 1
+_NUM_PROBES, _PROBE_BYTES = 64, 4096
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The first bytes of a kept file."""
+
+    stamp: str
+    """Of the file that it was made from."""
+    counts: tuple[int, ...] = ()
+    """What the maker noted."""
+
+
+type Make = Callable[[BinaryIO], Sequence[int]]
+"""Writes to a file from where it stands and returns what to note in the header."""
+
+
+class KeptFile:
+    """An open file that was made from another one, and the counts that its maker noted."""
+
+    def __init__(self, file: BinaryIO, counts: Sequence[int]) -> None:
+        self.file = file
+        self.counts = tuple(counts)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of what was made. Safe from several threads."""
+        return os.pread(self.file.fileno(), stop - start, HEADER_BYTES + start)
+
+
+def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
+    """What `make` writes for `source`: from an earlier time if that still fits, or made now.
+
+    Several processes may do this at once: each makes a file of its own, and the last one stays.
+
+    Args:
+        kind: names what is made, such as "index".
+
+    Raises:
+        DataError: if `source` cannot be read, or `make` raises it.
+    """
+    stamp, size = _stamp(source)
+    if size < _MIN_KEPT_BYTES:
+        return _made_for_now(stamp, make)
+    places = _places(source, kind)
+    for place in places:
+        found = _open_if_current(place, stamp)
+        if found is not None:
+            return found
+    logger.info("%s: making its %s", source, kind)
+    for place in places:
+        try:
+            return _made_at(place, stamp, make)
+        except OSError as error:
+            logger.info("%s: cannot be written: %s", place, error.strerror)
+    logger.warning(
+        "%s: its %s can be kept neither beside it nor in %s, and is made each time that it is opened; "
+        "RL_DATA_CACHE names another cache folder",
+        source,
+        kind,
+        places[-1].parent,
+    )
+    return _made_for_now(stamp, make)
+
+
+def _stamp(source: Path) -> tuple[str, int]:
+    """A digest of size, time of the last change and 256 KiB from everywhere in the file; and the size."""
+    try:
+        with source.open("rb") as file:
+            status = os.fstat(file.fileno())
+            size = status.st_size
+            digest = hashlib.blake2b(f"{_FORMAT} {size} {status.st_mtime_ns}".encode(), digest_size=16)
+            for number in range(_NUM_PROBES):
+                start = max(0, size - _PROBE_BYTES) * number // (_NUM_PROBES - 1)
+                digest.update(os.pread(file.fileno(), _PROBE_BYTES, start))
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest(), size
+
+
+def _places(source: Path, kind: str) -> tuple[Path, Path]:
+    whole = source.resolve()
+    name = f"{whole.name}.{kind}"
+    of_folder = hashlib.blake2b(os.fsencode(whole.parent), digest_size=8).hexdigest()
+    return whole.parent / ".rl-data" / name, cache_folder() / f"{of_folder}-{name}"
+
+
+def cache_folder() -> Path:
+    """Where files are kept that cannot be kept beside the data."""
+    if named := os.environ.get("RL_DATA_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl-data"
+
+
+def _open_if_current(place: Path, stamp: str) -> KeptFile | None:
+    try:
+        file = place.open("rb")
+    except OSError:
+        return None
+    try:
+        header = msgspec.json.decode(file.read(HEADER_BYTES).rstrip(b"\0"), type=Header)
+    except msgspec.MsgspecError:
+        file.close()
+        return None
+    if header.stamp != stamp:
+        file.close()
+        return None
+    return KeptFile(file, header.counts)
+
+
+def _made_at(place: Path, stamp: str, make: Make) -> KeptFile:
+    """Made beside its place and moved there when it is whole.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{place.name}.", suffix=".tmp", dir=place.parent)
+    file = os.fdopen(descriptor, "w+b")
+    try:
+        kept = _fill(file, stamp, make)
+        os.chmod(name, 0o644)
+        os.replace(name, place)
+    except BaseException:
+        file.close()
+        Path(name).unlink(missing_ok=True)
+        raise
+    return kept
+
+
+def _made_for_now(stamp: str, make: Make) -> KeptFile:
+    """Made in a file that goes with its last user."""
+    return _fill(tempfile.TemporaryFile(), stamp, make)
+
+
+def _fill(file: BinaryIO, stamp: str, make: Make) -> KeptFile:
+    file.write(bytes(HEADER_BYTES))
+    counts = tuple(make(file))
+    file.flush()
+    file.seek(0)
+    file.write(msgspec.json.encode(Header(stamp=stamp, counts=counts)))
+    file.flush()
+    return KeptFile(file, counts)
