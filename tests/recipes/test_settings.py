@@ -55,6 +55,12 @@ def words_of(preset, inputs, folder, *words):
             "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator rloo",
         ),
         ("--advantage-estimator maxrl --rm-type dapo", "--advantage-estimator maxrl: it takes no rewards below 0"),
+        ("--rm-type maths", "--rm-type: expected one of"),
+        ("--rm-type math+custom", "--rm-type custom: --custom-rm-path is missing"),
+        ("--rm-type remote", "--rm-type remote: --rm-url is missing"),
+        ("--rm-type dapo+overlong", "--rm-type overlong: --overlong-buffer-len is missing"),
+        ("--rm-url somewhere", "--rm-url somewhere: expected an address that begins with http:// or https://"),
+        ("--rm-num-workers 0", "--rm-num-workers 0: expected at least 1"),
         ("--rollout-top-p 0.9", "--rollout-top-p 0.9: expected 1; samples of a truncated distribution"),
         ("--rollout-top-k 20", "--rollout-top-k 20: expected -1; samples of a truncated distribution"),
     ],
@@ -109,7 +115,7 @@ def test_what_a_library_refuses_is_located_in_the_file_that_said_it(inputs, tmp_
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("label-key: null\n", "--label-key is missing: every grader compares with a reference answer"),
+        ("label-key: null\n", "--label-key is missing: --rm-type deepscaler compares with a reference answer"),
         (
             "apply-chat-template: false\napply-chat-template-kwargs: {a: 1}\n",
             "--apply-chat-template-kwargs has no effect without --apply-chat-template",

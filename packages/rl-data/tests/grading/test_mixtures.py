@@ -119,7 +119,6 @@ def test_what_is_known_of_a_reward_type():
         ({"rm_type": "custom"}, "rm_type custom: custom_rm_path is missing"),
         ({"rm_type": "math+remote"}, "rm_type remote: rm_url is missing"),
         ({"rm_type": "overlong"}, "rm_type overlong: overlong_buffer_len is missing"),
-        ({"overlong_buffer_len": 4}, "overlong_buffer_len 4: rollout_max_response_len is missing"),
         (
             {"overlong_buffer_len": 4, "rollout_max_response_len": 3},
             "overlong_buffer_len 4: expected at least 1 and at most rollout_max_response_len 3",

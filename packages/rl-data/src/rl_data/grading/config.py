@@ -52,7 +52,7 @@ class GraderConfig:
         default=None,
         metadata={"help": "grader `overlong`: tokens before the longest response over which the penalty rises to 1"},
     )
-    rollout_max_response_len: int | None = field(default=None, metadata={"help": "new tokens of a sample at most"})
+    rollout_max_response_len: int = field(default=1024, metadata={"help": "new tokens of a sample at most"})
 
     def __post_init__(self) -> None:
         checks = (
@@ -68,8 +68,6 @@ class GraderConfig:
             raise DataError(f"rm_url {self.rm_url}: expected an address that begins with http:// or https://")
         if self.overlong_buffer_len is not None:
             longest = self.rollout_max_response_len
-            if longest is None:
-                raise DataError(f"overlong_buffer_len {self.overlong_buffer_len}: rollout_max_response_len is missing")
             if not 0 < self.overlong_buffer_len <= longest:
                 raise DataError(
                     f"overlong_buffer_len {self.overlong_buffer_len}: expected at least 1 and at most "

@@ -51,7 +51,6 @@ def make_grader(name: str, config: GraderConfig, math_workers: WorkerPool) -> Gr
         return FormatGrader()
     if name == "overlong":
         assert config.overlong_buffer_len is not None
-        assert config.rollout_max_response_len is not None
         return OverlongGrader(max_tokens=config.rollout_max_response_len, buffer_tokens=config.overlong_buffer_len)
     if name == "remote":
         assert config.rm_url is not None
