@@ -137,7 +137,7 @@ def test_a_row_that_the_grader_cannot_grade_is_named_before_anything_starts(flag
     for bad, rm_type, message in (
         ({"label": "two"}, "gsm8k", "gsm8k: expected a label that is a number, got 'two'"),
         ({"label": ""}, "deepscaler", "rm-type deepscaler: expected a label to compare with, got an empty text"),
-        ({"metadata": {"rm_type": "psychic"}}, "math", "rm-type: expected one of "),
+        ({"metadata": {"rm_type": "psychic"}}, "math", "rm_type: expected one of "),
     ):
         file.write_text(json.dumps(good) + "\n" + json.dumps({**good, **bad}) + "\n")
         with pytest.raises(DataError) as error:

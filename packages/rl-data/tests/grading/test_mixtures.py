@@ -92,13 +92,13 @@ def test_reward_types_are_read(text: str, terms: list[tuple[float, str]]):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("maths", r"rm-type: expected one of \['boxed', .*\] or a sum such as 0.9\*math\+0.1\*format, got 'maths'"),
-        ("math+psychic", r"rm-type 'math\+psychic': expected one of .*, got 'psychic'"),
-        ("math+math", r"rm-type 'math\+math': expected each grader once, got math more often"),
-        ("x*math", r"rm-type 'x\*math': expected a number other than 0 before math, got 'x'"),
+        ("maths", r"rm_type: expected one of \['boxed', .*\] or a sum such as 0.9\*math\+0.1\*format, got 'maths'"),
+        ("math+psychic", r"rm_type 'math\+psychic': expected one of .*, got 'psychic'"),
+        ("math+math", r"rm_type 'math\+math': expected each grader once, got math more often"),
+        ("x*math", r"rm_type 'x\*math': expected a number other than 0 before math, got 'x'"),
         ("0*math", r"expected a number other than 0 before math, got '0'"),
         ("inf*math", r"expected a number other than 0 before math, got 'inf'"),
-        ("", r"rm-type: expected one of .*, got ''"),
+        ("", r"rm_type: expected one of .*, got ''"),
     ],
 )
 def test_reward_types_that_make_no_sense_are_refused(text: str, message: str):

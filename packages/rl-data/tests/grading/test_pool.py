@@ -63,7 +63,7 @@ def test_one_pool_serves_threads_and_event_loops_at_once(pool: GraderPool):
 
 def test_a_row_may_name_its_own_grader(pool: GraderPool):
     assert pool.grade_now("Answer: 5", "4", {"rm_type": "dapo"}).value == -1.0
-    with pytest.raises(DataError, match=r"rm-type: expected one of .*, got 'none'"):
+    with pytest.raises(DataError, match=r"rm_type: expected one of .*, got 'none'"):
         pool.grade_now("Answer: 5", "4", {"rm_type": "none"})
     with pytest.raises(DataError, match="metadata: expected rm_type as text, got 3"):
         pool.grade_now("Answer: 5", "4", {"rm_type": 3})
@@ -184,7 +184,7 @@ def test_a_script_without_a_guard_may_use_a_pool(tmp_path: Path):
 
 
 def test_settings_and_labels_that_make_no_sense_are_refused():
-    with pytest.raises(DataError, match=r"rm-type: expected one of \['boxed', .*\] or a sum .*, got 'maths'"):
+    with pytest.raises(DataError, match=r"rm_type: expected one of \['boxed', .*\] or a sum .*, got 'maths'"):
         GraderPool("maths")
     with pytest.raises(DataError, match="rm_num_workers 0: expected at least 1"):
         GraderPool(GraderConfig(rm_type="math", rm_num_workers=0))

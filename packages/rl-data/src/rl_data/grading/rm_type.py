@@ -34,7 +34,7 @@ def parse_rm_type(text: str) -> tuple[Term, ...]:
     names = [term.name for term in terms]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise DataError(f"rm-type {text!r}: expected each grader once, got {', '.join(sorted(twice))} more often")
+        raise DataError(f"rm_type {text!r}: expected each grader once, got {', '.join(sorted(twice))} more often")
     return terms
 
 
@@ -52,12 +52,12 @@ def _term(part: str, text: str) -> Term:
     weight_text, star, name = part.rpartition("*")
     name = name.strip()
     if name not in RM_TYPES:
-        where = "rm-type" if name == text else f"rm-type {text!r}"
+        where = "rm_type" if name == text else f"rm_type {text!r}"
         raise DataError(f"{where}: expected one of {list(RM_TYPES)} or a sum such as 0.9*math+0.1*format, got {name!r}")
     try:
         weight = float(weight_text) if star else 1.0
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight) or weight == 0:
-        raise DataError(f"rm-type {text!r}: expected a number other than 0 before {name}, got {weight_text.strip()!r}")
+        raise DataError(f"rm_type {text!r}: expected a number other than 0 before {name}, got {weight_text.strip()!r}")
     return Term(weight, name)
