@@ -13,7 +13,7 @@ from rl_rollout import Engine
 from rl_rollout.testing import FakeEngine
 from rl_train import Trainer
 from rl_train.testing import FakeTrainer
-from rl_weights import ComparingSink, DeviceSink, TensorSource, WeightSink, bucket_checksum
+from rl_weights import ChecksumSink, DeviceSink, TensorSource, WeightSink, bucket_checksum
 from rl_weights.hf import HFCheckpoint
 from rl_weights.testing import InMemorySink, InMemorySource, check_weight_sink
 
@@ -51,7 +51,7 @@ def test_a_real_engine_behind_ray_takes_weights_as_a_sink_must(stack) -> None:
     assert isinstance(stack.engine, Engine)
     assert isinstance(stack.engine, WeightSink)
     assert isinstance(stack.engine, DeviceSink)
-    assert isinstance(stack.engine, ComparingSink)
+    assert isinstance(stack.engine, ChecksumSink)
     check_weight_sink(lambda: stack.engine, source_of(stack.model))
 
 

@@ -10,8 +10,8 @@ import torch
 
 from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice, memory_file
 from rl_rollout.sglang.weight_loader import load
-from rl_rollout.sglang.weight_orders import CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
-from rl_rollout.weights import checksum
+from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
+from rl_rollout.weights import aligned_places, checksum
 
 SPECS = [("flag", "bool", (1,)), ("first", "float32", (2, 3)), ("second", "bfloat16", (4,))]
 
@@ -49,11 +49,11 @@ def carry_out(model, task):
         os.close(answer_file)
 
 
-def send(model, content, kind=LoadBucket, *, specs=SPECS, given_checksum=None):
+def send(model, content, *, specs=SPECS, given_checksum=None):
     descriptor = memory_file(memoryview(content))
     try:
         buffer = HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", content.size)
-        return carry_out(model, kind(specs, given_checksum or checksum(content), buffer))
+        return carry_out(model, LoadBucket(specs, given_checksum or checksum(content), buffer))
     finally:
         os.close(descriptor)
 
@@ -89,14 +89,20 @@ def test_an_error_of_the_model_is_told_and_not_raised():
     assert refusal == "KeyError('third')"
 
 
-def test_tensors_are_compared_with_what_the_model_holds():
+def test_tensors_are_read_back_into_a_file():
     model = Model()
-    content = content_of(tensors())
-    send(model, content)
-    assert send(model, content, CompareBucket).refusal is None
-    other = content_of({**tensors(), "second": torch.zeros(4, dtype=torch.bfloat16)})
-    assert send(model, other, CompareBucket).refusal == "1 tensors differ: second"
-    assert send(model, content, CompareBucket).refusal is None
+    send(model, content_of(tensors(3.0)))
+    places = aligned_places(SPECS)
+    assert places == [(0, 1), (16, 40), (48, 56)]
+    descriptor = memory_file(memoryview(bytes(56)))
+    try:
+        file = HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", 56)
+        assert carry_out(model, ReadTensors(SPECS, file)).refusal is None
+        held = os.pread(descriptor, 56, 0)
+    finally:
+        os.close(descriptor)
+    content = content_of(tensors(3.0)).tobytes()
+    assert b"".join(held[start:stop] for start, stop in places) == content
 
 
 def test_an_empty_bucket_is_loaded():

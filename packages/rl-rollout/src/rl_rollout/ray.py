@@ -78,10 +78,20 @@ class _EngineActor:
     ) -> None:
         await asyncio.to_thread(self._engine.load_bucket, specs, buffer, checksum)
 
-    async def compare_bucket(
-        self, specs: Sequence[TensorSpec], buffer: NDArray[np.uint8] | DeviceBuffer, checksum: str
-    ) -> None:
-        await asyncio.to_thread(self._engine.compare_bucket, specs, buffer, checksum)
+    async def num_ranks(self) -> int:
+        return await asyncio.to_thread(self._engine.num_ranks)
+
+    async def join_group(self, address: str, backend: str, timeout_s: float) -> None:
+        await asyncio.to_thread(self._engine.join_group, address, backend, timeout_s)
+
+    async def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
+        await asyncio.to_thread(self._engine.receive_bucket, specs, num_bytes, checksum)
+
+    async def load_version(self, folder: str) -> None:
+        await asyncio.to_thread(self._engine.load_version, folder)
+
+    async def tensor_checksums(self, specs: Sequence[TensorSpec]) -> list[str]:
+        return await asyncio.to_thread(self._engine.tensor_checksums, specs)
 
     async def commit_update(self, version: int, num_tensors: int) -> None:
         await asyncio.to_thread(self._engine.commit_update, version, num_tensors)
@@ -162,12 +172,28 @@ class RayEngine:
         reference = self._actor.load_bucket.remote(list(specs), self._readable(buffer), checksum)
         self._get(reference, self._config.engine_update_timeout_s, "loading weights")
 
-    def compare_bucket(
-        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
-    ) -> None:
-        """See `SGLangEngine.compare_bucket`; what travels is as for `load_bucket`."""
-        reference = self._actor.compare_bucket.remote(list(specs), self._readable(buffer), checksum)
-        self._get(reference, self._config.engine_update_timeout_s, "comparing weights")
+    def num_ranks(self) -> int:
+        """See `SGLangEngine.num_ranks`."""
+        limit_s = self._config.engine_start_timeout_s + self._config.engine_update_timeout_s
+        return self._get(self._actor.num_ranks.remote(), limit_s, "telling its number of ranks")
+
+    def join_group(self, address: str, backend: str, timeout_s: float) -> None:
+        """See `SGLangEngine.join_group`."""
+        self._get(self._actor.join_group.remote(address, backend, timeout_s), timeout_s, f"joining over {backend}")
+
+    def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
+        """See `SGLangEngine.receive_bucket`; the bytes come to SGLang's own processes."""
+        reference = self._actor.receive_bucket.remote(list(specs), num_bytes, checksum)
+        self._get(reference, self._config.engine_update_timeout_s, "receiving weights")
+
+    def load_version(self, folder: str) -> None:
+        """See `SGLangEngine.load_version`; the engine's machine has to have the folder."""
+        self._get(self._actor.load_version.remote(folder), self._config.engine_update_timeout_s, f"loading {folder}")
+
+    def tensor_checksums(self, specs: Sequence[TensorSpec]) -> list[str]:
+        """See `SGLangEngine.tensor_checksums`."""
+        reference = self._actor.tensor_checksums.remote(list(specs))
+        return self._get(reference, self._config.engine_update_timeout_s, "reading weights back")
 
     def commit_update(self, version: int, num_tensors: int) -> None:
         """See `SGLangEngine.commit_update`."""

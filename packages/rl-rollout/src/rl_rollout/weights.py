@@ -19,6 +19,8 @@ _BYTES_OF_DTYPE = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
 
+_ALIGNMENT = 16
+
 # A tied model has no output layer of its own; senders may give it or not.
 _OPTIONAL_NAMES = frozenset({"lm_head.weight"})
 
@@ -78,6 +80,28 @@ def require_checksum(where: str, buffer: NDArray[np.uint8], expected: str) -> No
         raise EngineError(f"{where}: expected checksum {expected}, got {actual}")
 
 
+def num_bytes_of(spec: TensorSpec) -> int:
+    """Bytes of a tensor.
+
+    Raises:
+        EngineError: naming it, if its dtype is none that weights have.
+    """
+    name, dtype, shape = spec
+    if dtype not in _BYTES_OF_DTYPE:
+        raise EngineError(f"{name} has dtype {dtype!r}, expected one of {sorted(_BYTES_OF_DTYPE)}")
+    return _BYTES_OF_DTYPE[dtype] * int(np.prod(shape, dtype=np.int64))
+
+
+def aligned_places(specs: Sequence[TensorSpec]) -> list[tuple[int, int]]:
+    """First byte of each tensor and the one after its last, in a file where every tensor begins aligned."""
+    places: list[tuple[int, int]] = []
+    start = 0
+    for spec in specs:
+        places.append((start, start + num_bytes_of(spec)))
+        start = -(-places[-1][1] // _ALIGNMENT) * _ALIGNMENT
+    return places
+
+
 class IncomingWeights:
     """The tensors of one version as they come in.
 
@@ -103,7 +127,10 @@ class IncomingWeights:
         where = (
             f"{self._who}: bucket {self._num_buckets} of version {self._version} (from {specs[0][0] if specs else '-'})"
         )
-        expected_bytes = sum(self._num_bytes(where, spec) for spec in specs)
+        try:
+            expected_bytes = sum(map(num_bytes_of, specs))
+        except EngineError as error:
+            raise EngineError(f"{where}: {error}") from None
         if expected_bytes != num_bytes:
             raise EngineError(f"{where}: {len(specs)} tensors take {expected_bytes} bytes, got {num_bytes}")
         names: set[str] = set()
@@ -118,13 +145,6 @@ class IncomingWeights:
         """Counts a bucket that was checked and has been loaded."""
         self._received.update(name for name, _, _ in specs)
         self._num_buckets += 1
-
-    @staticmethod
-    def _num_bytes(where: str, spec: TensorSpec) -> int:
-        name, dtype, shape = spec
-        if dtype not in _BYTES_OF_DTYPE:
-            raise EngineError(f"{where}: {name} has dtype {dtype!r}, expected one of {sorted(_BYTES_OF_DTYPE)}")
-        return _BYTES_OF_DTYPE[dtype] * int(np.prod(shape, dtype=np.int64))
 
     def _check_shape(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         if self._expected is None or name in _OPTIONAL_NAMES:

@@ -17,17 +17,32 @@ if TYPE_CHECKING:
     from rl_weights.hf_writer import write_hf
     from rl_weights.inspect import Inspection, inspect_checkpoint
     from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
-    from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
-    from rl_weights.sync.publisher import Publisher, PublishReport
+    from rl_weights.protocols import (
+        ChecksumSink,
+        DeviceSink,
+        FolderSink,
+        GroupSink,
+        TensorSource,
+        TensorSpec,
+        TimedSink,
+        WeightSink,
+    )
+    from rl_weights.sync.config import SyncConfig
+    from rl_weights.sync.plan import SyncPlan, TrainerLayout
+    from rl_weights.sync.publisher import Publisher
+    from rl_weights.sync.report import PublishReport
+    from rl_weights.sync.sharded_source import ShardedSource
     from rl_weights.torch_dist import TorchDistCheckpoint
     from rl_weights.verify import VerifyReport, verify_checkpoint
 
 __all__ = [
     "CheckpointDiff",
     "CheckpointError",
-    "ComparingSink",
+    "ChecksumSink",
     "ConvertReport",
     "DeviceSink",
+    "FolderSink",
+    "GroupSink",
     "HFCheckpoint",
     "Inspection",
     "Manifest",
@@ -35,10 +50,15 @@ __all__ = [
     "PublishReport",
     "Publisher",
     "RLWeightsError",
+    "ShardedSource",
+    "SyncConfig",
     "SyncError",
+    "SyncPlan",
     "TensorSource",
     "TensorSpec",
+    "TimedSink",
     "TorchDistCheckpoint",
+    "TrainerLayout",
     "VerifyReport",
     "WeightSink",
     "bucket_checksum",
@@ -54,14 +74,21 @@ __all__ = [
 
 _MODULE_OF = {
     "CheckpointDiff": "diff",
-    "ComparingSink": "protocols",
+    "ChecksumSink": "protocols",
     "ConvertReport": "conversion",
     "DeviceSink": "protocols",
     "HFCheckpoint": "hf",
+    "ShardedSource": "sync.sharded_source",
+    "TrainerLayout": "sync.plan",
+    "SyncPlan": "sync.plan",
+    "SyncConfig": "sync.config",
+    "TimedSink": "protocols",
+    "GroupSink": "protocols",
+    "FolderSink": "protocols",
     "Inspection": "inspect",
     "Manifest": "manifest",
     "ManifestTensor": "manifest",
-    "PublishReport": "sync.publisher",
+    "PublishReport": "sync.report",
     "Publisher": "sync.publisher",
     "TensorSource": "protocols",
     "TensorSpec": "protocols",

@@ -1,6 +1,6 @@
 """Which tensors travel together, and where each lies in its bucket."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rl_weights.dtypes import dtype_named, num_bytes
@@ -21,17 +21,26 @@ def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> tuple[Bucket
     Raises:
         CheckpointError: naming a tensor whose dtype cannot be sent.
     """
-    buckets: list[Bucket] = []
-    chosen: list[TensorSpec] = []
+    return tuple(bucket_of([spec for (spec,) in units]) for units in pack([[spec] for spec in specs], bucket_bytes))
+
+
+def pack(units: Sequence[Sequence[TensorSpec]], bucket_bytes: int) -> Iterator[list[Sequence[TensorSpec]]]:
+    """The units of each bucket, in their order; the tensors of a unit stay together."""
+    chosen: list[Sequence[TensorSpec]] = []
     size = 0
-    for name, dtype, shape in specs:
-        dtype_named(dtype, name)
-        tensor_bytes = num_bytes(dtype, shape)
-        if chosen and size + tensor_bytes > bucket_bytes:
-            buckets.append(Bucket(specs=tuple(chosen), num_bytes=size))
+    for unit in units:
+        unit_bytes = bucket_of(unit).num_bytes
+        if chosen and size + unit_bytes > bucket_bytes:
+            yield chosen
             chosen, size = [], 0
-        chosen.append((name, dtype, shape))
-        size += tensor_bytes
+        chosen.append(unit)
+        size += unit_bytes
     if chosen:
-        buckets.append(Bucket(specs=tuple(chosen), num_bytes=size))
-    return tuple(buckets)
+        yield chosen
+
+
+def bucket_of(specs: Sequence[TensorSpec]) -> Bucket:
+    """A bucket of these tensors."""
+    for name, dtype, _ in specs:
+        dtype_named(dtype, name)
+    return Bucket(specs=tuple(specs), num_bytes=sum(num_bytes(dtype, shape) for _, dtype, shape in specs))

@@ -1,6 +1,6 @@
 """The two sides of a weight sync. Trainers and engines satisfy them by shape, without importing this package."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -79,13 +79,53 @@ class DeviceSink(WeightSink, Protocol):
 
 
 @runtime_checkable
-class ComparingSink(WeightSink, Protocol):
-    """A sink that can say whether it holds the weights that it was given."""
+class ChecksumSink(WeightSink, Protocol):
+    """A sink that can say what it holds."""
 
-    def compare_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:
-        """Does nothing if the weights held now are those of the buffer. Arguments as for `load_bucket`.
+    def tensor_checksums(self, specs: Sequence[TensorSpec]) -> Sequence[str]:
+        """`rl_weights.bucket_checksum` of each tensor, read back from where the sink computes with it."""
+        ...
 
-        Raises:
-            an error that names the bucket, if they are not, or `checksum` is not the buffer's.
+
+@runtime_checkable
+class TimedSink(WeightSink, Protocol):
+    """A sink that knows where its time went."""
+
+    def update_seconds(self) -> Mapping[str, float]:
+        """Seconds that it spent itself on the latest update; "load" is what copying into the model took."""
+        ...
+
+
+@runtime_checkable
+class GroupSink(WeightSink, Protocol):
+    """A sink that receives buckets in a process group of its own with the writer, who is rank 0."""
+
+    def num_ranks(self) -> int:
+        """How many processes it is made of; they are ranks 1 and following, and each gets every bucket whole."""
+        ...
+
+    def join_group(self, address: str, backend: str, timeout_s: float) -> None:
+        """Joins a new group; one that was joined before is left. Returns when all of the sink's ranks are in it.
+
+        Args:
+            address: "file:///PATH" or "tcp://HOST:PORT" of the store where the ranks meet.
+            backend: "gloo" or "nccl".
+            timeout_s: what each operation of the group may take.
+        """
+        ...
+
+    def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
+        """`load_bucket` of the bytes that rank 0 broadcasts next. The writer calls it while it broadcasts."""
+        ...
+
+
+@runtime_checkable
+class FolderSink(WeightSink, Protocol):
+    """A sink that takes versions from a folder that it shares with the writer."""
+
+    def load_version(self, folder: str) -> None:
+        """Between `begin_update` and `commit_update`: loads the version that the folder holds.
+
+        A folder with a delta stands beside those of the versions before it; what the sink missed it finds there.
         """
         ...

@@ -4,10 +4,17 @@ Example:
     >>> check_weight_sink(InMemorySink)
 """
 
+# pyright: standard
+# torch's process groups are annotated in part only.
+
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed import FileStore, ProcessGroupGloo  # pyright: ignore[reportPrivateImportUsage]
 
 from rl_weights.checksum import as_bytes, bucket_checksum
 from rl_weights.checksum import checksum as checksum_of
@@ -15,6 +22,7 @@ from rl_weights.dtypes import dtype_name, dtype_named, num_bytes
 from rl_weights.errors import SyncError
 from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
 from rl_weights.sync.publisher import Publisher
+from rl_weights.sync.read_version import read_version
 
 
 class InMemorySource:
@@ -59,6 +67,7 @@ class InMemorySink:
         self._incoming: dict[str, torch.Tensor] | None = None
         self._announced: int | None = None
         self._version: int | None = None
+        self._group: Any = None
 
     def begin_update(self, version: int) -> None:
         """See `WeightSink.begin_update`."""
@@ -84,13 +93,37 @@ class InMemorySink:
             self._incoming[name] = part.view(dtype_named(dtype, name)).reshape(tuple(shape))
             offset += size
 
-    def compare_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:
-        """See `ComparingSink.compare_bucket`."""
-        self._enter("compare_bucket")
-        held = [self.tensors[name] for name, _, _ in specs]
-        content = torch.cat([as_bytes(tensor) for tensor in held])
-        if not torch.equal(content, buffer) or bucket_checksum(buffer) != checksum:
-            raise SyncError(f"{self.name}: bucket from {specs[0][0]} is not what is held")
+    def tensor_checksums(self, specs: Sequence[TensorSpec]) -> Sequence[str]:
+        """See `ChecksumSink.tensor_checksums`."""
+        self._enter("tensor_checksums")
+        return [bucket_checksum(as_bytes(self.tensors[name])) for name, _, _ in specs]
+
+    def num_ranks(self) -> int:
+        """See `GroupSink.num_ranks`."""
+        return 1
+
+    def join_group(self, address: str, backend: str, timeout_s: float) -> None:
+        """See `GroupSink.join_group`; over gloo, with a file."""
+        self._enter("join_group")
+        assert backend == "gloo", f"{self.name}: expected gloo, got {backend}"
+        timeout = timedelta(seconds=timeout_s)
+        store = FileStore(address.removeprefix("file://"), 1 + self.num_ranks())
+        options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+        options._timeout = timeout
+        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        self._group = ProcessGroupGloo(store, 1, 1 + self.num_ranks(), options)
+
+    def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
+        """See `GroupSink.receive_bucket`."""
+        self._enter("receive_bucket")
+        buffer = torch.empty(num_bytes, dtype=torch.uint8)
+        self._group.broadcast(buffer, 0).wait()
+        self.load_bucket(specs, buffer, checksum)
+
+    def load_version(self, folder: str) -> None:
+        """See `FolderSink.load_version`."""
+        self._enter("load_version")
+        self._incoming = read_version(Path(folder))
 
     def commit_update(self, version: int, num_tensors: int) -> None:
         """See `WeightSink.commit_update`."""

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import mmap
 import os
 import threading
 import time
@@ -27,14 +28,16 @@ from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_argum
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
-    Compare,
     DeviceBuffer,
     Drain,
     Flush,
     Generate,
+    GroupBuffer,
+    JoinGroup,
     LetGo,
     Load,
     ProcessIds,
+    ReadBack,
     Ready,
     Release,
     Resume,
@@ -48,7 +51,9 @@ from rl_rollout.sglang.messages import (
 from rl_rollout.sglang.process import HostProcess
 from rl_rollout.sglang.sharing import BufferSharer, is_on_gpu
 from rl_rollout.sglang.weight_orders import LOADER
-from rl_rollout.weights import IncomingWeights, TensorSpec, checkpoint_shapes, flat_bytes
+from rl_rollout.weight_copy import CopiedVersion, WeightCopy
+from rl_rollout.weights import IncomingWeights, TensorSpec, aligned_places, checkpoint_shapes, flat_bytes
+from rl_rollout.weights import checksum as checksum_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +107,11 @@ class SGLangEngine:
         self._incoming: IncomingWeights | None = None
         self._shapes: Mapping[str, tuple[int, ...]] | None = None
         self._sharer = BufferSharer()
+        self._copy: WeightCopy | None = None
+        self._held_copy: CopiedVersion | None = None
+        """The version of the copy that the model holds whole; None while an update is under way."""
+        self._earlier_copy: CopiedVersion | None = None
+        self._incoming_copy: CopiedVersion | None = None
         self._update_seconds: dict[str, float] = {}
         self._released: set[EnginePart] = set()
         self._saves_memory = chosen.get("enable_memory_saver") is True
@@ -186,6 +196,7 @@ class SGLangEngine:
             return
         with self._serving:
             self._version, self._incoming, self._released = None, None, set(EnginePart)
+            self._held_copy = None
         await asyncio.to_thread(self._call, Release(), self._config.engine_update_timeout_s, "releasing memory")
 
     async def resume_memory(self, part: EnginePart) -> None:
@@ -210,6 +221,7 @@ class SGLangEngine:
         if self._shapes is None:
             self._shapes = checkpoint_shapes(self._model_path)
         self._incoming = IncomingWeights(self._name, version, self._shapes)
+        self._earlier_copy, self._held_copy, self._incoming_copy = self._held_copy, None, None
         self._update_seconds = {}
         self._call(Drain(), self._config.engine_update_timeout_s, f"finishing requests before version {version}")
 
@@ -226,25 +238,83 @@ class SGLangEngine:
         Raises:
             EngineError: naming the bucket, if it is damaged or does not belong to the model.
         """
-        if self._incoming is None:
-            raise EngineError(f"{self._name}: a weight bucket came before begin_update")
-        given = self._readable(buffer)
-        where = self._incoming.check(specs, _num_bytes(given))
-        answer = self._send_bucket(Load, specs, given, checksum, where)
-        for phase, seconds in answer.seconds.items():
-            self._update_seconds[phase] = self._update_seconds.get(phase, 0.0) + seconds
-        self._incoming.add(specs)
+        if is_on_gpu(buffer):
+            buffer = self._sharer.record(buffer)
+        if isinstance(buffer, DeviceBuffer):
+            self._load(specs, buffer, checksum)
+            return
+        content = flat_bytes(buffer)
+        descriptor = memory_file(memoryview(content))
+        try:
+            self._load(specs, content.size, checksum, descriptor)
+        finally:
+            os.close(descriptor)
 
-    def compare_bucket(
-        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer", checksum: str
-    ) -> None:
-        """Does nothing if the weights held are those of the buffer, value by value. Arguments as for `load_bucket`.
+    def num_ranks(self) -> int:
+        """How many processes hold a part of the model. Time that the engine still needs to start counts."""
+        return self._ready().num_ranks
+
+    def join_group(self, address: str, backend: str, timeout_s: float) -> None:
+        """Joins a group whose rank 0 broadcasts weights, and leaves the one before; returns when all are in it.
+
+        Args:
+            address: "file:///PATH" or "tcp://HOST:PORT" of the store where the ranks meet.
+            backend: "gloo" or "nccl".
+            timeout_s: what each operation of the group may take.
+        """
+        task = JoinGroup(address, backend, 1 + self.num_ranks(), timeout_s)
+        answer = self._call(task, timeout_s, f"joining a group over {backend}")
+        if answer.refusal is not None:
+            raise EngineError(f"{self._name}: could not join a group over {backend}: {answer.refusal}")
+
+    def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
+        """`load_bucket` of the bytes that rank 0 of the joined group broadcasts meanwhile."""
+        self._load(specs, GroupBuffer(num_bytes), checksum)
+
+    def load_version(self, folder: str) -> None:
+        """Between `begin_update` and `commit_update`: loads a version from a folder that `rl_weights` wrote.
+
+        Of a delta on the version that is held only the buckets that changed are loaded. What this engine missed is
+        read from the folders beside; a copy of the weights is kept with the engine's own files for that.
 
         Raises:
-            EngineError: naming the bucket, and tensors that differ.
+            EngineError: naming what is missing or damaged.
         """
-        where = f"{self._name}: bucket from {specs[0][0] if specs else '-'}"
-        self._send_bucket(Compare, specs, self._readable(buffer), checksum, where)
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: load_version came before begin_update")
+        if self._copy is None:
+            self._copy = WeightCopy(self._name, self._host.folder / "weights")
+        for bucket in self._copy.bring_to(Path(folder), held=self._earlier_copy):
+            if bucket.is_held:
+                self._incoming.check(bucket.specs, bucket.num_bytes)
+                self._incoming.add(bucket.specs)
+                continue
+            descriptor = os.open(bucket.path, os.O_RDONLY)
+            try:
+                self._load(bucket.specs, bucket.num_bytes, bucket.checksum, descriptor)
+            finally:
+                os.close(descriptor)
+        self._incoming_copy = self._copy.version
+
+    def tensor_checksums(self, specs: Sequence[TensorSpec]) -> list[str]:
+        """`rl_rollout.weights.checksum` of each tensor as the model holds it now.
+
+        Raises:
+            EngineError: naming a tensor that cannot be read back from SGLang's model.
+        """
+        places = aligned_places(specs)
+        num_bytes = places[-1][1] if places else 0
+        descriptor = os.memfd_create("rl-held")
+        try:
+            os.truncate(descriptor, num_bytes)
+            task = ReadBack(_wire(specs), num_bytes)
+            answer = self._call(task, self._config.engine_update_timeout_s, "reading weights back", descriptor)
+            if answer.refusal is not None:
+                raise EngineError(f"{self._name}: {answer.refusal}")
+            held = np.frombuffer(mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ), np.uint8) if num_bytes else ()
+            return [checksum_of(np.asarray(held[start:stop], np.uint8)) for start, stop in places]
+        finally:
+            os.close(descriptor)
 
     def device_uuid(self) -> str | None:
         """UUID of the GPU that holds the weights; None on a CPU. Time that the engine still needs to start counts."""
@@ -271,6 +341,7 @@ class SGLangEngine:
         self._incoming.finish(version, num_tensors)
         self._call(Flush(), self._config.engine_update_timeout_s, f"flushing its cache for version {version}")
         self._incoming = None
+        self._held_copy = self._incoming_copy
         self._version = version
 
     def weight_version(self) -> PolicyVersion | None:
@@ -308,32 +379,25 @@ class SGLangEngine:
             self._host.forget(call_id)
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
 
-    def _readable(self, buffer: "torch.Tensor | NDArray[np.uint8] | DeviceBuffer") -> NDArray[np.uint8] | DeviceBuffer:
-        if is_on_gpu(buffer):
-            return self._sharer.record(buffer)
-        return buffer if isinstance(buffer, DeviceBuffer) else flat_bytes(buffer)
-
-    def _send_bucket(
+    def _load(
         self,
-        task: type[Load | Compare],
         specs: Sequence[TensorSpec],
-        given: NDArray[np.uint8] | DeviceBuffer,
+        given: DeviceBuffer | GroupBuffer | int,
         checksum: str,
-        where: str,
-    ) -> Answer:
-        wire_specs = [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
-        limit_s, doing = self._config.engine_update_timeout_s, f"reading {where}"
-        if isinstance(given, DeviceBuffer):
-            answer = self._call(task(wire_specs, checksum, given.num_bytes, given), limit_s, doing)
-        else:
-            descriptor = memory_file(memoryview(given))
-            try:
-                answer = self._call(task(wire_specs, checksum, given.size), limit_s, doing, descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor: int | None = None,
+    ) -> None:
+        """Loads a bucket that is in a buffer, or a number of bytes in the file of the descriptor."""
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: a weight bucket came before begin_update")
+        buffer, num_bytes = (None, given) if isinstance(given, int) else (given, given.num_bytes)
+        where = self._incoming.check(specs, num_bytes)
+        task = Load(_wire(specs), checksum, num_bytes, buffer)
+        answer = self._call(task, self._config.engine_update_timeout_s, f"reading {where}", descriptor)
         if answer.refusal is not None:
             raise EngineError(f"{where}: {answer.refusal}")
-        return answer
+        for phase, seconds in answer.seconds.items():
+            self._update_seconds[phase] = self._update_seconds.get(phase, 0.0) + seconds
+        self._incoming.add(specs)
 
     async def _until[T](self, deadline: float, future: "asyncio.Future[T]", doing: str, timeout_s: float = 0.0) -> T:
         try:
@@ -370,8 +434,8 @@ class SGLangEngine:
         )
 
 
-def _num_bytes(given: NDArray[np.uint8] | DeviceBuffer) -> int:
-    return given.num_bytes if isinstance(given, DeviceBuffer) else given.size
+def _wire(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    return [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
 
 
 def _wire_sampling(sampling: SamplingParams, seed: int) -> WireSampling:

@@ -8,7 +8,7 @@ same tensors: 400 tensors of a 4B model then take 2 ms of Python instead of 30.
 # pyright: standard
 # torch's dispatch mode is not annotated.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -92,34 +92,40 @@ class LoadPlan:
 
 
 @torch.no_grad()
-def is_held(model: SGLangModel, name: str, tensor: torch.Tensor) -> bool:
-    """Whether the parameters hold the tensor, value by value (a NaN differs from everything), wherever it belongs.
+def read_back(model: SGLangModel, name: str, tensor: torch.Tensor) -> None:
+    """Writes what the parameters hold into the tensor, which has the shape of the Hugging Face tensor of that name.
 
-    Found by SGLang's own way to load it, with every copy into a parameter replaced by a comparison.
+    Found by SGLang's own way to load it, with every copy into a parameter turned around. What this process does not
+    hold, as where the model is spread over several, stays as it is.
+
+    Raises:
+        RuntimeError: if SGLang's way leads through a copy of the tensor, from which nothing comes back.
     """
-    with _Comparison({parameter.untyped_storage().data_ptr() for parameter in model.parameters()}) as comparison:
+    with _TurnedAround(model, tensor) as turned:
         model.load_weights([(name, tensor)])
-    return comparison.num_equal > 0 and comparison.num_different == 0
+    if turned.num_lost:
+        raise RuntimeError(f"{name}: SGLang loads it by way of a copy, so it cannot be read back")
 
 
-class _Comparison(TorchDispatchMode):
-    """Compares instead of copying, where the target is in one of these storages; lets everything else happen."""
+class _TurnedAround(TorchDispatchMode):
+    """Copies out of parameters instead of into them, and does not fill them; lets everything else happen."""
 
-    def __init__(self, storages: Set[int]) -> None:
+    def __init__(self, model: SGLangModel, tensor: torch.Tensor) -> None:
         super().__init__()
-        self._storages = storages
-        self.num_equal = 0
-        self.num_different = 0
+        self._parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self._tensor = tensor.untyped_storage().data_ptr()
+        self.num_lost = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `TorchDispatchMode`."""
         is_write = func is _COPY or func in _FILLS
-        if not is_write or args[0].untyped_storage().data_ptr() not in self._storages:
+        if not is_write or args[0].untyped_storage().data_ptr() not in self._parameters:
             return func(*args, **(kwargs or {}))
         if func is _COPY:
-            is_equal = torch.equal(args[0], args[1].to(args[0]))
-            self.num_equal += is_equal
-            self.num_different += not is_equal
+            if args[1].untyped_storage().data_ptr() == self._tensor:
+                func(args[1], args[0])
+            else:
+                self.num_lost += 1
         return args[0]
 
 

@@ -90,22 +90,38 @@ class DeviceBuffer(msgspec.Struct, frozen=True, tag=True):
     """Numbers of the owner's pieces of memory that are still in use; others, and other owners', can be let go of."""
 
 
+class GroupBuffer(msgspec.Struct, frozen=True, tag=True):
+    """A bucket that rank 0 of the joined group broadcasts."""
+
+    num_bytes: int
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load the tensors that lie end to end in the buffer, or without one in the memory file that comes along."""
+    """Load the tensors that lie end to end in the buffer, or without one in the file that comes along."""
 
     specs: list[tuple[str, str, tuple[int, ...]]]
     checksum: str
     num_bytes: int
-    buffer: DeviceBuffer | None = None
+    buffer: DeviceBuffer | GroupBuffer | None = None
 
 
-class Compare(msgspec.Struct, frozen=True, tag=True):
-    """Say whether the model holds the tensors of the buffer; see `Load`."""
+class ReadBack(msgspec.Struct, frozen=True, tag=True):
+    """Write the tensors that the model holds to their `aligned_places` in the memory file that comes along."""
 
     specs: list[tuple[str, str, tuple[int, ...]]]
-    checksum: str
     num_bytes: int
-    buffer: DeviceBuffer | None = None
+
+
+class JoinGroup(msgspec.Struct, frozen=True, tag=True):
+    """Join a group with the writer of weights, and leave the one before."""
+
+    address: str
+    """ "file:///PATH" or "tcp://HOST:PORT" of the store where the ranks meet."""
+    backend: str
+    size: int
+    timeout_s: float
+    first_rank: int = 1
+    """Of this engine's processes in the group, or the rank of one of them."""
 
 
 class TellDevice(msgspec.Struct, frozen=True, tag=True):
@@ -134,7 +150,9 @@ class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Task = Generate | Abort | Drain | Load | Compare | TellDevice | LetGo | Flush | Release | Resume | ProcessIds
+type Order = Load | ReadBack | JoinGroup | TellDevice | LetGo
+"""What the weight loader in SGLang's own processes does."""
+type Task = Generate | Abort | Drain | Order | Flush | Release | Resume | ProcessIds
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -150,6 +168,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     max_prompt_tokens: int
     max_total_tokens: int
     is_cpu: bool
+    num_ranks: int
+    """Processes that hold a part of the model."""
     seconds: dict[str, float]
 
 
@@ -160,7 +180,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     generations: list[WireGeneration] = []
     process_ids: list[int] = []
     refusal: str | None = None
-    """Why a bucket was not loaded, or how it differs; None if all is well."""
+    """Why an order of weights was not carried out; None if it was."""
     device_uuid: str | None = None
     seconds: dict[str, float] = {}
     """Time by phase of what was done."""

@@ -65,6 +65,11 @@ class HostProcess:
         self._finalizer = weakref.finalize(self, _end, self._channel, self._process, self._folder)
         threading.Thread(target=_receive, args=(weakref.ref(self), self._channel), daemon=True).start()
 
+    @property
+    def folder(self) -> Path:
+        """A folder for files of this engine, which goes when its process does."""
+        return self._folder
+
     def call(self, task: Task, descriptor: int | None = None) -> tuple[int, "Future[Answer]"]:
         """Sends the task; the future ends with the answer or the engine's error.
 

@@ -35,15 +35,16 @@ from rl_rollout.sglang.messages import (
     Answer,
     Call,
     Channel,
-    Compare,
     Drain,
     Failure,
     Flush,
     Frame,
     Generate,
+    JoinGroup,
     LetGo,
     Load,
     ProcessIds,
+    ReadBack,
     Ready,
     Release,
     Resume,
@@ -52,9 +53,11 @@ from rl_rollout.sglang.messages import (
     WireRequest,
     WireSampling,
 )
-from rl_rollout.sglang.weight_orders import LOADER, CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
+from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
 
 logger = logging.getLogger(__name__)
+
+type LoaderTask = LoadBucket | ReadTensors | JoinGroup | TellDevice | LetGo
 
 # After its last answer the scheduler may still have to take its last batch apart.
 _FLUSH_S = 10.0
@@ -138,6 +141,7 @@ class ServedEngine:
                 max_prompt_tokens=scheduler["max_req_input_len"],
                 max_total_tokens=scheduler["max_total_num_tokens"],
                 is_cpu=self._is_cpu,
+                num_ranks=self._engine.server_args.tp_size,
                 seconds={"import": imported_s, "launch": launched_s},
             )
         )
@@ -175,7 +179,7 @@ class ServedEngine:
                 self._abort(call_id)
             case Drain():
                 await self._idle.wait()
-            case Load() | Compare() | TellDevice() | LetGo():
+            case Load() | ReadBack() | JoinGroup() | TellDevice() | LetGo():
                 answer = await self._order(_order_of(call.task, descriptor))
                 # One GPU's memory is no help to an engine that is spread over several.
                 uuid = answer.device_uuid if self._engine.server_args.tp_size == 1 else None
@@ -244,11 +248,11 @@ class ServedEngine:
         for request_id in self._request_ids.get(call_id, []) if call_id is not None else []:
             self._manager.abort_request(request_id)
 
-    async def _order(self, task: LoadBucket | CompareBucket | TellDevice | LetGo) -> OrderAnswer:
+    async def _order(self, task: LoaderTask) -> OrderAnswer:
         """What the weight loader in SGLang's scheduler processes answers; the first refusal of several."""
         answer_files = [os.memfd_create("rl-answer") for _ in range(self._engine.server_args.tp_size)]
         try:
-            payloads = [_payload(task, answer_file) for answer_file in answer_files]
+            payloads = [_payload(_for_rank(task, rank), file) for rank, file in enumerate(answer_files)]
             request = UpdateWeightsFromTensorReqInput(
                 serialized_named_tensors=payloads, load_format=LOADER, flush_cache=False
             )
@@ -277,17 +281,28 @@ class ServedEngine:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
 
 
-def _order_of(
-    task: Load | Compare | TellDevice | LetGo, descriptor: int | None
-) -> LoadBucket | CompareBucket | TellDevice | LetGo:
-    if isinstance(task, TellDevice | LetGo):
-        return task
-    kind = LoadBucket if isinstance(task, Load) else CompareBucket
-    buffer = task.buffer or HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", task.num_bytes)
-    return kind(task.specs, task.checksum, buffer)
+def _order_of(task: Load | ReadBack | JoinGroup | TellDevice | LetGo, descriptor: int | None) -> LoaderTask:
+    match task:
+        case Load(specs, checksum, num_bytes, buffer):
+            return LoadBucket(specs, checksum, buffer or _file(descriptor, num_bytes))
+        case ReadBack(specs, num_bytes):
+            return ReadTensors(specs, _file(descriptor, num_bytes))
+        case _:
+            return task
 
 
-def _payload(task: LoadBucket | CompareBucket | TellDevice | LetGo, answer_file: int) -> bytes:
+def _file(descriptor: int | None, num_bytes: int) -> HostBuffer:
+    return HostBuffer(f"/proc/{os.getpid()}/fd/{descriptor}", num_bytes)
+
+
+def _for_rank(task: LoaderTask, rank: int) -> LoaderTask:
+    """The task as one of SGLang's processes gets it."""
+    if isinstance(task, JoinGroup):
+        return msgspec.structs.replace(task, first_rank=task.first_rank + rank)
+    return task
+
+
+def _payload(task: LoaderTask, answer_file: int) -> bytes:
     """The order as SGLang carries it: named tensors, pickled."""
     order = msgspec.json.encode(Order(task, f"/proc/{os.getpid()}/fd/{answer_file}")).decode()
     pickled = MultiprocessingSerializer.serialize([(order, torch.empty(0))])

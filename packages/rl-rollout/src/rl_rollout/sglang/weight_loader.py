@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import torch
 
-from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel, is_held
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice
-from rl_rollout.sglang.weight_orders import CompareBucket, HostBuffer, LoadBucket, Order, OrderAnswer
-from rl_rollout.weights import LANES, TensorSpec, checksum_of_sums
+from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel, read_back
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, GroupBuffer, JoinGroup, LetGo, TellDevice
+from rl_rollout.sglang.weight_group import WeightGroup
+from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
+from rl_rollout.weights import LANES, TensorSpec, aligned_places, checksum_of_sums
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,19 @@ def load(model: SGLangModel, named: Sequence[tuple[str, torch.Tensor]]) -> None:
 def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
     device = next(model.parameters()).device
     uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    match order.task:
+    task = order.task
+    match task:
         case LoadBucket():
-            return _load(model, order.task, device)
-        case CompareBucket(specs):
-            flat = _checked(order.task, device, {})
-            if different := [name for name, tensor in _tensors(specs, flat) if not is_held(model, name, tensor)]:
-                raise LoadRefusedError(f"{len(different)} tensors differ: {', '.join(different[:5])}")
+            return _load(model, task, device)
+        case ReadTensors(specs, file):
+            flat = _map_file(file, is_shared=True)
+            for (name, dtype, shape), (start, stop) in zip(specs, aligned_places(specs), strict=True):
+                read_back(model, name, flat[start:stop].view(getattr(torch, dtype)).view(shape))
+        case JoinGroup():
+            _group.join(task, device)
         case LetGo():
             _open_buffers.close()
+            _group.free()
         case TellDevice():
             pass
     return OrderAnswer(device_uuid=uuid)
@@ -81,10 +86,16 @@ def _load(model: SGLangModel, task: LoadBucket, device: torch.device) -> OrderAn
     return OrderAnswer(seconds=seconds)
 
 
-def _checked(task: LoadBucket | CompareBucket, device: torch.device, seconds: dict[str, float]) -> torch.Tensor:
+def _checked(task: LoadBucket, device: torch.device, seconds: dict[str, float]) -> torch.Tensor:
     """The bucket ([bytes] uint8), if it has the checksum; times by phase go into `seconds`."""
     started = time.perf_counter()
-    flat = _map_file(task.buffer) if isinstance(task.buffer, HostBuffer) else _open_buffers.view(task.buffer, device)
+    match task.buffer:
+        case HostBuffer():
+            flat = _map_file(task.buffer, is_shared=False)
+        case GroupBuffer(num_bytes):
+            flat = _group.receive(num_bytes)
+        case DeviceBuffer():
+            flat = _open_buffers.view(task.buffer, device)
     opened = time.perf_counter()
     if (actual := checksum_of(flat)) != task.checksum:
         raise LoadRefusedError(f"expected checksum {task.checksum}, got {actual}")
@@ -116,13 +127,16 @@ def _tensors(specs: Sequence[TensorSpec], flat: torch.Tensor) -> Iterator[tuple[
         start = stop
 
 
-def _map_file(buffer: HostBuffer) -> torch.Tensor:
-    """[bytes] uint8. Writable, because torch has no read-only tensors; the pages that are written to stay private."""
-    if buffer.num_bytes == 0:
+def _map_file(file: HostBuffer, *, is_shared: bool) -> torch.Tensor:
+    """[bytes] uint8.
+
+    Writable, because torch has no read-only tensors; what is written stays private unless the file is shared.
+    """
+    if file.num_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
-    descriptor = os.open(buffer.path, os.O_RDONLY)
+    descriptor = os.open(file.path, os.O_RDWR if is_shared else os.O_RDONLY)
     try:
-        pages = mmap.mmap(descriptor, buffer.num_bytes, flags=mmap.MAP_PRIVATE)
+        pages = mmap.mmap(descriptor, file.num_bytes, flags=mmap.MAP_SHARED if is_shared else mmap.MAP_PRIVATE)
     finally:
         os.close(descriptor)
     return torch.frombuffer(pages, dtype=torch.uint8)
@@ -153,6 +167,7 @@ class _OpenBuffers:
 
 
 _open_buffers = _OpenBuffers()
+_group = WeightGroup()
 
 
 def _open_storage(storage: DeviceStorage, device: torch.device) -> torch.Tensor:

@@ -6,14 +6,14 @@ raises, so the answer is written into a file in memory that the order names.
 
 import msgspec
 
-from rl_rollout.sglang.messages import DeviceBuffer, LetGo, TellDevice
+from rl_rollout.sglang.messages import DeviceBuffer, GroupBuffer, JoinGroup, LetGo, TellDevice
 
 LOADER = "rl_rollout.sglang.weight_loader.load"
 """Name by which SGLang finds the loader."""
 
 
 class HostBuffer(msgspec.Struct, frozen=True, tag=True):
-    """A file in memory that holds a bucket."""
+    """A file that holds a bucket, in memory or on a disk."""
 
     path: str
     num_bytes: int
@@ -24,21 +24,20 @@ class LoadBucket(msgspec.Struct, frozen=True, tag=True):
 
     specs: list[tuple[str, str, tuple[int, ...]]]
     checksum: str
-    buffer: HostBuffer | DeviceBuffer
+    buffer: HostBuffer | DeviceBuffer | GroupBuffer
 
 
-class CompareBucket(msgspec.Struct, frozen=True, tag=True):
-    """Say whether the model holds the tensors of the buffer."""
+class ReadTensors(msgspec.Struct, frozen=True, tag=True):
+    """Write the tensors that the model holds to their `aligned_places` in the file."""
 
     specs: list[tuple[str, str, tuple[int, ...]]]
-    checksum: str
-    buffer: HostBuffer | DeviceBuffer
+    file: HostBuffer
 
 
 class Order(msgspec.Struct, frozen=True):
     """What to do, and the file that the answer goes to."""
 
-    task: LoadBucket | CompareBucket | TellDevice | LetGo
+    task: LoadBucket | ReadTensors | JoinGroup | TellDevice | LetGo
     answer_path: str
 
 

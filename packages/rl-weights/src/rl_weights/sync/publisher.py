@@ -1,83 +1,73 @@
 """Hands the weights of a trainer to inference engines, bucket by bucket."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 
 import torch
 
-from rl_weights.buckets import Bucket, plan_buckets
+from rl_weights.buckets import Bucket
 from rl_weights.checksum import bucket_checksum
-from rl_weights.dtypes import dtype_name
+from rl_weights.dtypes import num_bytes
 from rl_weights.errors import SyncError
-from rl_weights.protocols import ComparingSink, DeviceSink, TensorSource, TensorSpec, WeightSink
-from rl_weights.sync.bucket_buffers import BucketBuffers, choose_device, copy_into
-from rl_weights.sync.sink_worker import SinkCall, SinkWorker
+from rl_weights.protocols import ChecksumSink, DeviceSink, GroupSink, TensorSource, TensorSpec, TimedSink, WeightSink
+from rl_weights.sync.bucket_buffers import BucketBuffers
+from rl_weights.sync.feed import Feed, open_feed
+from rl_weights.sync.plan import EngineLayout, SyncPlan, plan_sharded, plan_whole
+from rl_weights.sync.report import PhaseSeconds, PublishReport
+from rl_weights.sync.sharded_source import ShardedSource
+from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name
+from rl_weights.sync.transports.direct import DirectTransport
+from rl_weights.sync.transports.transport import FilledBucket, Transport
+
+logger = logging.getLogger(__name__)
 
 _NUM_BUFFERS = 2
-
-type _TakeBucket = Callable[[WeightSink, Sequence[TensorSpec], torch.Tensor, str], None]
-"""What a sink does with a bucket: load or compare."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishReport:
-    """What one publish moved, and where its time went. On ranks that are not the writer only `gather_s` counts."""
-
-    version: int
-    num_tensors: int
-    num_bytes: int
-    num_buckets: int
-    buffers_on: str | None
-    """Device of the buffers, "cpu" or a GPU such as "cuda:0"; None on ranks that are not the writer."""
-    begin_s: float
-    """Slowest sink's `begin_update`; it runs beside the first gather."""
-    gather_s: float
-    """Waiting for the source's tensors: gathering over the trainer's ranks and converting."""
-    flatten_s: float
-    """Copying tensors into buckets; on a GPU only the queueing of the copies."""
-    checksum_s: float
-    """Checksumming the buckets; on a GPU also waiting for the copies."""
-    load_s: float
-    """Slowest sink's `load_bucket` calls together; they run beside gathering and flattening."""
-    commit_s: float
-    """Slowest sink's `commit_update`."""
-    total_s: float
-    """From start to end, without `verify_s`; less than the sum where phases ran beside each other."""
-    verify_s: float = 0.0
-    """Comparing, if that was asked for."""
+_MAX_TENSORS_NAMED = 5
 
 
 @dataclass(slots=True)
-class _Progress:
-    """What is measured and in flight during one publish."""
+class _Attempt:
+    """One pass over all tensors."""
 
+    version: int
     workers: list[SinkWorker]
+    is_verified: bool
+    clock: PhaseSeconds = field(default_factory=PhaseSeconds)
     buffers_on: str | None = None
-    gather_s: float = 0.0
-    flatten_s: float = 0.0
-    checksum_s: float = 0.0
-    begin: list[SinkCall] = field(default_factory=list[SinkCall])
-    loads: list[list[SinkCall]] = field(default_factory=list[list[SinkCall]])
-    """A list of calls, one a worker, for each bucket so far."""
-    commit: list[SinkCall] = field(default_factory=list[SinkCall])
+    checksums: list[list[str]] = field(default_factory=list[list[str]])
+    """[buckets][tensors] what the sinks have to hold, if that is verified."""
+    report: PublishReport | None = None
+
+    @property
+    def failed(self) -> list[SinkWorker]:
+        """Of the sinks that did not take the version."""
+        return [worker for worker in self.workers if worker.failure is not None]
 
 
 class Publisher:
     """Moves all weights of one source to all sinks, under a version.
 
-    While the sinks load one bucket the next is gathered and flattened into a second buffer. Each sink is called from
-    a thread of its own, so a slow one holds up the others by at most its deadline. The buffers lie on the GPU of the
-    weights if every sink says that it reads its memory (see `DeviceSink`), and only while a publish lasts; in host
-    memory, where they stay, otherwise.
+    Which rank contributes what to which bucket is planned once. Then three things happen at a time: the parts of the
+    next bucket are gathered from the trainer's ranks, the present one is converted, and the one before is loaded by
+    the sinks. Each sink is called from a thread of its own, so a slow one holds up the others by at most its deadline.
+    Buffers on a GPU are there only while a publish lasts; those in host memory stay.
+
+    A sink that fails refuses to serve, and gets the whole version once more after the others have it, if the source can
+    tell its other ranks so (see `ShardedSource.agree`); otherwise with the next publish.
 
     Args:
         source: the trainer. On every rank a Publisher stands around that rank's source.
         sinks: the engines; used on the writer alone, and may be empty elsewhere.
-        bucket_bytes: what a bucket holds at most, unless one tensor is larger. There are two buffers of it.
+        bucket_bytes: what a bucket holds at most, unless tensors that travel together are larger. There are two
+            buffers of it.
         deadline_s: what each call of a sink may take.
+        transport: how buckets get to the sinks; by default through the memory of a GPU that they share with the source,
+            or else as bytes of host memory. Belongs to this publisher.
+        keep_buffers: keeps buffers on a GPU, and their mappings in the engines, between publishes.
 
     Example:
         >>> publisher = Publisher(InMemorySource({"weight": torch.ones(4)}), [sink := InMemorySink()])
@@ -92,6 +82,8 @@ class Publisher:
         *,
         bucket_bytes: int = 2**30,
         deadline_s: float = 300.0,
+        transport: Transport | None = None,
+        keep_buffers: bool = False,
     ) -> None:
         if bucket_bytes < 1 or deadline_s <= 0:
             raise ValueError(
@@ -100,14 +92,31 @@ class Publisher:
         self._source = source
         self._sinks = tuple(sinks)
         self._deadline_s = deadline_s
-        self._specs: tuple[TensorSpec, ...] = tuple(
-            (name, dtype, tuple(shape)) for name, dtype, shape in source.tensor_specs()
-        )
-        self._buckets = plan_buckets(self._specs, bucket_bytes)
-        self._device: torch.device | None = None
-        """Where the buffers lie, once every sink has said where it is."""
+        self._transport = transport or DirectTransport()
+        self._keep_buffers = keep_buffers
+        if isinstance(source, ShardedSource):
+            self._plan = plan_sharded(source.rules, source.layout, bucket_bytes)
+        else:
+            specs: list[TensorSpec] = [(name, dtype, tuple(shape)) for name, dtype, shape in source.tensor_specs()]
+            self._plan = plan_whole(specs, bucket_bytes)
+        self._num_tensors = sum(len(bucket.specs) for bucket in self._plan.buckets)
         self._buffers: BucketBuffers | None = None
-        self._latest_calls: list[SinkCall | None] = [None] * len(self._sinks)
+        self._latest_calls: dict[int, SinkCall | None] = {}
+        """Of each sink, by its place, the call from which it may not have come back."""
+
+    @property
+    def plan(self) -> SyncPlan:
+        """What goes where. The engines are in it once `plan_with_engines` has asked them."""
+        return self._plan
+
+    def plan_with_engines(self) -> SyncPlan:
+        """The plan with every engine's ranks, which are asked for and have to have started. For the writer."""
+        engines = tuple(
+            EngineLayout(name=sink_name(index, sink), num_ranks=sink.num_ranks() if isinstance(sink, GroupSink) else 1)
+            for index, sink in enumerate(self._sinks)
+        )
+        self._plan = replace(self._plan, engines=engines)
+        return self._plan
 
     def publish(self, version: int, *, verify: bool = False) -> PublishReport:
         """Hands over the present weights. Collective: every rank of the source calls it.
@@ -116,217 +125,208 @@ class Publisher:
 
         Args:
             version: that the sinks serve the weights as.
-            verify: sends everything a second time for each sink to compare with what it holds; see `ComparingSink`.
+            verify: has each sink tell the checksum of every tensor that it holds then, and compares it with that of
+                the source's; see `ChecksumSink`.
 
         Raises:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
                 unless it was the source that failed.
         """
         try:
-            report = self._pass(version, self._hand_over)
+            attempt = self._attempt(version, range(len(self._sinks)), verify)
         except Exception:
-            if verify:  # whatever it was, the other ranks are in their second iteration
-                for _ in self._source.iter_tensors():
-                    pass
+            self._agree(False)
             raise
-        if not verify:
-            return report
-        return replace(report, verify_s=self._pass(version, self._compare).total_s)
+        if self._agree(any(not one.is_stuck for one in attempt.failed)):
+            again = [worker.index for worker in attempt.failed if not worker.is_stuck]
+            logger.warning("version %d goes once more to %d sinks that failed", version, len(again))
+            stuck = [worker for worker in attempt.failed if worker.is_stuck]
+            second = self._attempt(version, again, verify)
+            attempt.workers = [*stuck, *second.workers]
+        return self._outcome(attempt)
 
-    def _pass(
-        self, version: int, run: Callable[[int, Iterator[tuple[str, torch.Tensor]], _Progress], None]
-    ) -> PublishReport:
-        """Goes through all tensors once."""
-        started = time.monotonic()
-        if not self._source.is_writer:
-            for _ in self._source.iter_tensors():
-                pass
-            seconds = time.monotonic() - started
-            return self._report(version, _Progress([], gather_s=seconds), started)
-        workers = [
-            SinkWorker(index, sink, self._deadline_s, unfinished)
-            for index, (sink, unfinished) in enumerate(zip(self._sinks, self._latest_calls, strict=True))
-        ]
-        progress = _Progress(workers)
-        tensors = self._source.iter_tensors()
-        try:
-            run(version, tensors, progress)
-        except Exception:
-            # The source failed, or is not as it says. Its other ranks still iterate, so this one does too; and a sink
-            # that still loads would be met by the next publish, which takes the same buffers.
-            for _ in tensors:
-                pass
-            for calls in (progress.begin, *progress.loads):
-                _wait(workers, calls)
-            raise
-        finally:
-            self._free_device_buffers(workers)
-            self._latest_calls = [worker.running for worker in workers]
-            for worker in workers:
-                worker.close()
-        failed = [worker for worker in workers if worker.failure is not None]
+    def close(self) -> None:
+        """Frees the buffers, and what the transport leaves on a disk. No sink is called."""
+        self._transport.close()
+        if self._buffers is not None:
+            self._buffers.free()
+            self._buffers = None
+
+    def _agree(self, is_tried_again: bool) -> bool:
+        if not isinstance(self._source, ShardedSource):
+            return False
+        return bool(self._source.agree(int(is_tried_again)))
+
+    def _outcome(self, attempt: _Attempt) -> PublishReport:
+        failed = attempt.failed
         if failed:
             messages = "; ".join(str(worker.failure) for worker in failed)
             raise SyncError(
-                f"version {version}: {len(failed)} of {len(self._sinks)} sinks failed: {messages}"
+                f"version {attempt.version}: {len(failed)} of {len(self._sinks)} sinks failed: {messages}"
             ) from failed[0].cause
-        return self._report(version, progress, started)
+        assert attempt.report is not None
+        return attempt.report
 
-    def _hand_over(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
-        progress.begin = [
-            worker.submit(f"begin_update({version})", partial(worker.sink.begin_update, version))
-            for worker in progress.workers
+    def _attempt(self, version: int, sinks: Sequence[int], verify: bool) -> _Attempt:
+        """Goes through all tensors once, for the sinks at these places."""
+        attempt = _Attempt(version, [], verify)
+        if not self._source.is_writer:
+            with attempt.clock.phase("gather"):
+                deque(self._gathered(), maxlen=0)
+            attempt.report = self._report(attempt)
+            return attempt
+        attempt.workers = [
+            SinkWorker(index, self._sinks[index], self._deadline_s, self._latest_calls.get(index)) for index in sinks
         ]
-        self._send(version, tensors, progress, "load_bucket", _load_bucket)
-        self._wait_for_last_buckets(progress)
-        progress.commit = [
-            worker.submit(f"commit_update({version})", partial(worker.sink.commit_update, version, len(self._specs)))
-            for worker in progress.workers
-        ]
-        _wait(progress.workers, progress.commit)
+        feed = open_feed(self._source, self._plan, attempt.clock, f"version {version}")
+        try:
+            self._hand_over(attempt, feed)
+            attempt.report = self._report(attempt)
+            if verify:
+                self._verify(attempt)
+        except Exception:
+            # The source failed, or is not as it says. Its other ranks still gather, so this one does too; and a sink
+            # that still loads would be met by the next publish, which takes the same buffers.
+            with suppress(SyncError):
+                feed.finish()
+            for worker in attempt.workers:
+                for call in worker.calls:
+                    worker.wait(call)
+            raise
+        finally:
+            self._free_device_buffers(attempt.workers)
+            for worker in attempt.workers:
+                self._latest_calls[worker.index] = worker.running
+                worker.close()
+        return attempt
 
-    def _compare(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]], progress: _Progress) -> None:
-        self._send(version, tensors, progress, "compare_bucket", _compare_bucket)
-        self._wait_for_last_buckets(progress)
+    def _gathered(self) -> Iterator[object]:
+        if isinstance(self._source, ShardedSource):
+            return self._source.gather(self._plan)
+        return self._source.iter_tensors()
 
-    def _send(
-        self,
-        version: int,
-        tensors: Iterator[tuple[str, torch.Tensor]],
-        progress: _Progress,
-        what: str,
-        take: _TakeBucket,
-    ) -> None:
-        before = time.monotonic()
-        first = next(tensors, None)
-        progress.gather_s += time.monotonic() - before
-        if first is None:
-            raise SyncError(f"version {version}: the source gave none of its {len(self._specs)} tensors")
-        buffers = self._make_buffers(first[1].device, progress)
-        tensors = chain((first,), tensors)
-        for index, bucket in enumerate(self._buckets):
+    def _hand_over(self, attempt: _Attempt, feed: Feed) -> None:
+        transport, workers, clock = self._transport, attempt.workers, attempt.clock
+        transport.begin(attempt.version, self._plan, workers)
+        with clock.phase("gather"):
+            weights_on = feed.device()
+        buffers = self._make_buffers(attempt, weights_on)
+        sent: list[list[SinkCall]] = []
+        for index, bucket in enumerate(self._plan.buckets):
             if index >= _NUM_BUFFERS:
-                self._wait_for_bucket(index - _NUM_BUFFERS, progress)
+                _wait(workers, sent[index - _NUM_BUFFERS])
             buffer = buffers[index][: bucket.num_bytes]
-            self._fill(bucket, buffer, tensors, version, progress)
-            before = time.monotonic()
-            expected = bucket_checksum(buffer)
-            progress.checksum_s += time.monotonic() - before
-            progress.loads.append(
-                [
-                    worker.submit(
-                        f"{what} {index} of {len(self._buckets)}, from {bucket.specs[0][0]}",
-                        partial(take, worker.sink, bucket.specs, buffer, expected),
-                    )
-                    for worker in progress.workers
-                ]
-            )
-        if (extra := next(tensors, None)) is not None:
-            raise SyncError(f"version {version}: the source gave {extra[0]} after all of its {len(self._specs)} specs")
+            feed.fill(index, buffer)
+            with clock.phase("checksum"):
+                checksum = bucket_checksum(buffer)
+            if attempt.is_verified:
+                with clock.phase("verify"):
+                    attempt.checksums.append(_checksums(bucket, buffer))
+            where = f"{index} of {len(self._plan.buckets)}, from {bucket.specs[0][0]}"
+            filled = FilledBucket(index=index, bucket=bucket, buffer=buffer, checksum=checksum, where=where)
+            sent.append(transport.send(filled, workers))
+        feed.finish()
+        for calls in sent[-_NUM_BUFFERS:]:
+            _wait(workers, calls)
+        _wait(workers, transport.commit(attempt.version, self._num_tensors, workers))
+        _ask_for_seconds(workers)
 
-    def _wait_for_bucket(self, index: int, progress: _Progress) -> None:
-        if index == 0 and progress.begin:
-            _wait(progress.workers, progress.begin)
-        _wait(progress.workers, progress.loads[index])
+    def _verify(self, attempt: _Attempt) -> None:
+        with attempt.clock.phase("verify"):
+            calls = [
+                worker.submit("verify", "tensor_checksums()", partial(self._compare, worker.sink, attempt.checksums))
+                for worker in attempt.workers
+            ]
+            _wait(attempt.workers, calls)
+        assert attempt.report is not None
+        attempt.report = replace(attempt.report, verify_s=attempt.clock["verify"])
 
-    def _wait_for_last_buckets(self, progress: _Progress) -> None:
-        for index in range(max(0, len(progress.loads) - _NUM_BUFFERS), len(progress.loads)):
-            self._wait_for_bucket(index, progress)
+    def _compare(self, sink: WeightSink, expected: Sequence[Sequence[str]]) -> None:
+        if not isinstance(sink, ChecksumSink):
+            raise SyncError(f"{type(sink).__name__} has no tensor_checksums, so its weights cannot be verified")
+        different: list[str] = []
+        for bucket, ours in zip(self._plan.buckets, expected, strict=True):
+            theirs = sink.tensor_checksums(bucket.specs)
+            different += [
+                name for (name, _, _), one, other in zip(bucket.specs, ours, theirs, strict=True) if one != other
+            ]
+        if different:
+            named = ", ".join(different[:_MAX_TENSORS_NAMED])
+            raise SyncError(f"{len(different)} of {self._num_tensors} tensors are not the source's: {named}")
 
-    def _make_buffers(self, weights_on: torch.device, progress: _Progress) -> BucketBuffers:
+    def _make_buffers(self, attempt: _Attempt, weights_on: torch.device) -> BucketBuffers:
         """Buffers as large as the largest bucket; those of an earlier publish if it left some."""
-        device = self._device or self._ask_for_device(weights_on, progress.workers)
-        progress.buffers_on = str(device)
+        device = self._transport.bucket_device(weights_on, attempt.workers)
+        attempt.buffers_on = str(device)
         if self._buffers is None or self._buffers.device != device:
             self._buffers = BucketBuffers(
                 device,
-                max(bucket.num_bytes for bucket in self._buckets),
-                min(_NUM_BUFFERS, len(self._buckets)),
+                max(bucket.num_bytes for bucket in self._plan.buckets),
+                min(_NUM_BUFFERS, len(self._plan.buckets)),
                 is_filled_from_gpu=weights_on.type == "cuda",
             )
         return self._buffers
 
-    def _ask_for_device(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> torch.device:
-        """Where the buffers lie. The answer stands unless a sink failed to say where it is."""
-        uuids: dict[str, str | None] = {}
-
-        def ask(worker: SinkWorker) -> None:
-            uuids[worker.name] = worker.sink.device_uuid() if isinstance(worker.sink, DeviceSink) else None
-
-        if weights_on.type == "cuda":
-            _wait(workers, [worker.submit("device_uuid()", partial(ask, worker)) for worker in workers])
-        device = choose_device(weights_on, uuids)
-        if all(worker.failure is None for worker in workers):
-            self._device = device
-        return device
-
     def _free_device_buffers(self, workers: Sequence[SinkWorker]) -> None:
         """Leaves the memory of a GPU to others until the next publish, once no sink maps it."""
-        if self._buffers is None or self._buffers.device.type != "cuda":
+        if self._buffers is None or self._buffers.device.type != "cuda" or self._keep_buffers:
             return
         sinks = [(worker, worker.sink) for worker in workers if isinstance(worker.sink, DeviceSink)]
-        calls = [(worker, worker.submit("let_go()", sink.let_go)) for worker, sink in sinks]
+        calls = [(worker, worker.submit("let go", "let_go()", sink.let_go)) for worker, sink in sinks]
         for worker, call in calls:
             worker.wait(call)
         self._buffers.free()
         self._buffers = None
 
-    def _fill(
-        self,
-        bucket: Bucket,
-        buffer: torch.Tensor,
-        tensors: Iterator[tuple[str, torch.Tensor]],
-        version: int,
-        progress: _Progress,
-    ) -> None:
-        stop = 0
-        for spec in bucket.specs:
-            before = time.monotonic()
-            got = next(tensors, None)
-            between = time.monotonic()
-            _check(spec, got, version)
-            assert got is not None
-            stop = copy_into(buffer, stop, got[1])
-            progress.gather_s += between - before
-            progress.flatten_s += time.monotonic() - between
+    def _report(self, attempt: _Attempt) -> PublishReport:
+        def slowest(phase: str) -> float:
+            return max((worker.seconds(phase) for worker in attempt.workers), default=0.0)
 
-    def _report(self, version: int, progress: _Progress, started: float) -> PublishReport:
-        loads_of_sinks = zip(*progress.loads, strict=True)
+        clock, is_writer = attempt.clock, self._source.is_writer
+        load_s = max((worker.load_s for worker in attempt.workers), default=0.0)
         return PublishReport(
-            version=version,
-            num_tensors=len(self._specs),
-            num_bytes=sum(bucket.num_bytes for bucket in self._buckets),
-            num_buckets=len(self._buckets),
-            buffers_on=progress.buffers_on,
-            begin_s=max((call.seconds for call in progress.begin), default=0.0),
-            gather_s=progress.gather_s,
-            flatten_s=progress.flatten_s,
-            checksum_s=progress.checksum_s,
-            load_s=max((sum(call.seconds for call in calls) for calls in loads_of_sinks), default=0.0),
-            commit_s=max((call.seconds for call in progress.commit), default=0.0),
-            total_s=time.monotonic() - started,
+            version=attempt.version,
+            transport=self._transport.name,
+            num_tensors=self._num_tensors,
+            num_bytes=sum(bucket.num_bytes for bucket in self._plan.buckets),
+            num_moved_bytes=self._transport.moved_bytes() if is_writer else 0,
+            num_buckets=len(self._plan.buckets),
+            buffers_on=attempt.buffers_on,
+            begin_s=slowest("join") + slowest("begin"),
+            gather_s=clock["gather"],
+            convert_s=clock["convert"],
+            checksum_s=clock["checksum"],
+            transfer_s=(self._transport.write_seconds() if is_writer else 0.0) + max(0.0, slowest("bucket") - load_s),
+            load_s=load_s,
+            flush_s=slowest("flush"),
+            total_s=clock.total - clock["verify"],
         )
 
 
 def _wait(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -> None:
-    for worker, call in zip(workers, calls, strict=True):
-        worker.wait(call)
+    if calls:
+        for worker, call in zip(workers, calls, strict=True):
+            worker.wait(call)
 
 
-def _check(spec: TensorSpec, got: tuple[str, torch.Tensor] | None, version: int) -> None:
-    name, dtype, shape = spec
-    if got is None:
-        raise SyncError(f"version {version}: the source ended before {name}")
-    actual = (got[0], dtype_name(got[1].dtype), tuple(got[1].shape))
-    if actual != (name, dtype, shape):
-        raise SyncError(f"version {version}: the source's specs say {(name, dtype, shape)}, it gave {actual}")
+def _ask_for_seconds(workers: Sequence[SinkWorker]) -> None:
+    """Notes what each sink says that its loading took; all of its calls with buckets if it does not say."""
+
+    def ask(worker: SinkWorker) -> None:
+        sink = worker.sink
+        worker.load_s = (
+            sink.update_seconds().get("load", 0.0) if isinstance(sink, TimedSink) else worker.seconds("bucket")
+        )
+
+    _wait(workers, [worker.submit("ask", "update_seconds()", partial(ask, worker)) for worker in workers])
 
 
-def _load_bucket(sink: WeightSink, specs: Sequence[TensorSpec], buffer: torch.Tensor, expected: str) -> None:
-    sink.load_bucket(specs, buffer, expected)
-
-
-def _compare_bucket(sink: WeightSink, specs: Sequence[TensorSpec], buffer: torch.Tensor, expected: str) -> None:
-    if not isinstance(sink, ComparingSink):
-        raise SyncError(f"{type(sink).__name__} has no compare_bucket, so its weights cannot be verified")
-    sink.compare_bucket(specs, buffer, expected)
+def _checksums(bucket: Bucket, buffer: torch.Tensor) -> list[str]:
+    """[tensors] the checksum of each."""
+    found: list[str] = []
+    start = 0
+    for _, dtype, shape in bucket.specs:
+        stop = start + num_bytes(dtype, shape)
+        found.append(bucket_checksum(buffer[start:stop]))
+        start = stop
+    return found

@@ -23,6 +23,8 @@ class _Named(Protocol):
 class SinkCall:
     """A call that waits, runs or has ended."""
 
+    phase: str
+    """What its time counts as."""
     what: str
     run: Callable[[], None]
     has_ended: threading.Event = field(default_factory=threading.Event)
@@ -45,8 +47,11 @@ class SinkWorker:
     """
 
     def __init__(self, index: int, sink: WeightSink, deadline_s: float, unfinished: SinkCall | None = None) -> None:
+        self.index = index
         self.sink = sink
-        self.name = sink.name if isinstance(sink, _Named) else f"sink {index} ({type(sink).__name__})"
+        self.name = sink_name(index, sink)
+        self.load_s = 0.0
+        """What the sink says that copying into its model took."""
         self.failure: str | None = None
         """What went wrong, with the sink's name; None while all is well."""
         self.cause: Exception | None = None
@@ -56,26 +61,52 @@ class SinkWorker:
         if unfinished is not None and not unfinished.has_ended.is_set():
             self.failure = f"{self.name}: has not come back from {unfinished.what} of an earlier publish"
             self.running = unfinished
+        self.calls: list[SinkCall] = []
+        """All that were submitted."""
         self._deadline_s = deadline_s
         self._calls: queue.SimpleQueue[SinkCall | None] = queue.SimpleQueue()
         thread = threading.Thread(target=self._work, name=f"publish to {self.name}", daemon=True)
         thread.start()
 
-    def submit(self, what: str, run: Callable[[], None]) -> SinkCall:
-        """Queues a call; returns at once."""
-        call = SinkCall(what, run)
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the sink has not come back from a call."""
+        return self.running is not None and not self.running.has_ended.is_set()
+
+    @property
+    def deadline_s(self) -> float:
+        """What each call may take."""
+        return self._deadline_s
+
+    def submit(self, phase: str, what: str, run: Callable[[], None]) -> SinkCall:
+        """Queues a call; returns at once.
+
+        Args:
+            phase: what its time counts as.
+            what: how messages call it.
+            run: makes the call.
+        """
+        call = SinkCall(phase, what, run)
+        self.calls.append(call)
         self._calls.put(call)
         return call
 
+    def seconds(self, phase: str) -> float:
+        """What the calls of that phase took together."""
+        return sum(call.seconds for call in self.calls if call.phase == phase)
+
     def wait(self, call: SinkCall) -> None:
-        """Waits until the call has ended or its deadline has passed. Calls are waited for in their order.
+        """Waits until the call, and those queued before it, have ended or the deadline of one has passed.
 
         What went wrong is noted in `failure`, not raised: the other sinks go on.
         """
-        spent = 0.0 if call.started is None else time.monotonic() - call.started
-        if self.failure is None and not call.has_ended.wait(max(0.0, self._deadline_s - spent)):
-            self.failure = f"{self.name}: {call.what}: no answer within {self._deadline_s:g} s"
-            logger.warning("%s", self.failure)
+        for one in self.calls:
+            spent = 0.0 if one.started is None else time.monotonic() - one.started
+            if self.failure is None and not one.has_ended.wait(max(0.0, self._deadline_s - spent)):
+                self.failure = f"{self.name}: {one.what}: no answer within {self._deadline_s:g} s"
+                logger.warning("%s", self.failure)
+            if one is call:
+                return
 
     def close(self) -> None:
         """Lets the thread end when its last call has."""
@@ -98,6 +129,11 @@ class SinkWorker:
             self.cause = error
             logger.warning("%s", self.failure)
         call.seconds = time.monotonic() - call.started
+
+
+def sink_name(index: int, sink: WeightSink) -> str:
+    """How messages call the sink at that place."""
+    return sink.name if isinstance(sink, _Named) else f"sink {index} ({type(sink).__name__})"
 
 
 def _nothing() -> None:

@@ -1,0 +1,50 @@
+"""Which way weights go, as a value that can be passed between processes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rl_weights.sync.transports.transport import Transport
+
+type TransportName = Literal["auto", "cuda_ipc", "host", "gloo", "nccl", "disk"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """How buckets get from the writer to the engines.
+
+    Raises:
+        ValueError: if a setting is missing or has no effect.
+    """
+
+    transport: TransportName = "auto"
+    """"cuda_ipc": the engines read the writer's GPU memory; "host": the bytes are handed to them; "auto": the first if
+    all are on one GPU, else the second; "gloo", "nccl": a process group with each engine; "disk": a shared folder."""
+    mode: Literal["full", "delta"] = "full"
+    """On a disk: everything, or what changed since the version before."""
+    folder: Path | None = None
+    """For the disk; in it each publisher makes a folder of its own."""
+    host: str | None = None
+    """For gloo and nccl: this machine's address, if engines are on other machines."""
+
+    def __post_init__(self) -> None:
+        if (self.transport == "disk") != (self.folder is not None):
+            raise ValueError(f"sync: a folder belongs to the transport disk, got {self.transport} and {self.folder}")
+        if self.mode == "delta" and self.transport != "disk":
+            raise ValueError(f"sync: mode delta belongs to the transport disk, got {self.transport}")
+
+    def make_transport(self) -> "Transport":
+        """A transport for one publisher."""
+        from rl_weights.sync.transports.direct import DirectTransport
+        from rl_weights.sync.transports.disk import DiskTransport
+        from rl_weights.sync.transports.group import GroupTransport
+
+        match self.transport:
+            case "gloo" | "nccl":
+                return GroupTransport(self.transport, self.host)
+            case "disk":
+                assert self.folder is not None
+                return DiskTransport(self.folder, self.mode)
+            case _:
+                return DirectTransport(allow_gpu=self.transport != "host", allow_host=self.transport != "cuda_ipc")

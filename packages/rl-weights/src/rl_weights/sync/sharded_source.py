@@ -1,0 +1,225 @@
+"""A source whose tensors are spread over ranks, gathered as a plan says, one bucket ahead of who reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rl_weights.checksum import as_bytes
+from rl_weights.dtypes import dtype_named
+from rl_weights.errors import SyncError
+from rl_weights.protocols import TensorSpec
+from rl_weights.rules import TensorRule
+from rl_weights.sync.plan import Contribution, SyncPlan, TrainerLayout, plan_sharded, specs_of
+
+_WINDOW_BYTES = 2**28
+"""How much is gathered at a time for those who read tensor by tensor."""
+_ALIGNMENT = 16
+_NUM_SLOTS = 2
+
+
+class GatheredTensor(NamedTuple):
+    """A Megatron tensor whose parts have come."""
+
+    contribution: Contribution
+    parts: list[Tensor]
+    """In the order of `contribution.ranks`."""
+
+    def to_hf(self) -> Iterator[tuple[str, Tensor]]:
+        """The Hugging Face tensors that it is made of."""
+        rule = self.contribution.rule
+        yield from zip(rule.hf_names, rule.to_hf(rule.unshard(self.parts)), strict=True)
+
+
+class ShardedSource:
+    """Satisfies `TensorSource`. Every rank of the trainer makes one with what it holds.
+
+    Each part travels once, from the rank that holds it to the writer, in one message for a bucket; the messages of
+    the next bucket are under way while the present one is read. Ranks that hold nothing that the writer needs, such as
+    further data-parallel copies, send nothing.
+
+    Args:
+        rules: of the model, in the order in which tensors are given.
+        layout: where the parts are; equal on every rank.
+        parts: this rank's, by Megatron name. They are read at the time of the iteration.
+        rank: of this process in `group`.
+        group: all ranks of the trainer, who have used it before; None for a single one.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Sequence[TensorRule],
+        layout: TrainerLayout,
+        parts: Mapping[str, Tensor],
+        rank: int,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.rules = tuple(rules)
+        self.layout = layout
+        self._parts = parts
+        self._rank = rank
+        self._group = group
+        self._empty = next(iter(parts.values())).detach().new_empty(0)
+        self._iteration: Iterator[tuple[str, Tensor]] | None = None
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this rank hands the tensors on."""
+        return self._rank == self.layout.writer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._empty.device
+
+    def tensor_specs(self) -> Sequence[TensorSpec]:
+        """See `TensorSource.tensor_specs`."""
+        return [spec for rule in self.rules for spec in specs_of(rule, self.layout.dtype)]
+
+    def iter_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """See `TensorSource.iter_tensors`. Collective; see `finish`."""
+        self._iteration = self._iterate(plan_sharded(self.rules, self.layout, _WINDOW_BYTES))
+        return self._iteration
+
+    def finish(self) -> None:
+        """Ends an iteration that its caller has left, so that the other ranks do not wait for this one."""
+        if self._iteration is not None:
+            for _ in self._iteration:
+                pass
+
+    def agree(self, value: int) -> int:
+        """The writer's value, on every rank. Collective."""
+        if self._group is None:
+            return value
+        told = torch.tensor([value], dtype=torch.int64, device=self.device)
+        dist.broadcast(told, group=self._group, group_src=self.layout.writer)
+        return int(told.item())
+
+    @torch.no_grad()
+    def gather(self, plan: SyncPlan) -> Iterator[list[GatheredTensor]]:
+        """The tensors of each bucket, on the writer; nothing for each bucket elsewhere. Collective, to the end.
+
+        What is given for a bucket is overwritten once the next is asked for.
+        """
+        gathering = _Gathering(plan, self._parts, self._rank, self._group)
+        started = gathering.start(0)
+        for index in range(len(plan.buckets)):
+            following = gathering.start(index + 1) if index + 1 < len(plan.buckets) else _Started([], {})
+            yield gathering.finish(index, started)
+            started = following
+        gathering.close()
+
+    def _iterate(self, plan: SyncPlan) -> Iterator[tuple[str, Tensor]]:
+        for bucket, gathered in zip(plan.buckets, self.gather(plan), strict=True):
+            if self.is_writer:
+                for tensor in gathered:
+                    yield from tensor.to_hf()
+            else:
+                yield from ((name, self._empty) for name, _, _ in bucket.specs)
+
+
+class _Started(NamedTuple):
+    """Messages of one bucket that are under way."""
+
+    works: list[dist.Work]
+    flat_of: dict[int, Tensor]
+    """Rank -> the bytes of all its parts ([bytes] uint8)."""
+
+
+class _Gathering:
+    """One pass over the buckets. Parts of a rank lie in its message in the plan's order, each aligned."""
+
+    def __init__(self, plan: SyncPlan, parts: Mapping[str, Tensor], rank: int, group: dist.ProcessGroup | None) -> None:
+        self._plan, self._parts, self._rank, self._group = plan, parts, rank, group
+        self._is_writer = rank == plan.writer
+        self._device = next(iter(parts.values())).device
+        self._buffers: dict[tuple[int, int], Tensor] = {}
+        self._sent: list[list[dist.Work]] = [[] for _ in range(_NUM_SLOTS)]
+
+    def start(self, index: int) -> _Started:
+        """Begins to receive on the writer, and to send where there is something to send."""
+        ranks = self._plan.ranks_of(index)
+        if self._is_writer:
+            flat_of = {rank: self._buffer(index, rank) for rank in ranks if rank != self._rank}
+            return _Started(self._exchange(dist.irecv, flat_of), flat_of)
+        if self._rank in ranks:
+            slot = index % _NUM_SLOTS
+            _wait(self._sent[slot])
+            flat = self._buffer(index, self._rank)
+            for start, one in _placed(self._plan, index, self._rank):
+                flat[start : start + one.part_bytes].copy_(as_bytes(self._own_part(one)))
+            self._sent[slot] = self._exchange(dist.isend, {self._plan.writer: flat})
+        return _Started([], {})
+
+    def finish(self, index: int, started: _Started) -> list[GatheredTensor]:
+        """The bucket's tensors on the writer, once all parts have come."""
+        if not self._is_writer:
+            return []
+        _wait(started.works)
+        received = {
+            (rank, one.rule.megatron_name): _as_part(flat[start : start + one.part_bytes], one)
+            for rank, flat in started.flat_of.items()
+            for start, one in _placed(self._plan, index, rank)
+        }
+        return [
+            GatheredTensor(
+                one,
+                [
+                    self._own_part(one) if rank == self._rank else received[rank, one.rule.megatron_name]
+                    for rank in one.ranks
+                ],
+            )
+            for one in self._plan.contributions[index]
+        ]
+
+    def close(self) -> None:
+        """Waits for what is still being sent."""
+        for works in self._sent:
+            _wait(works)
+
+    def _exchange(self, operation: object, flat_of: Mapping[int, Tensor]) -> list[dist.Work]:
+        if not flat_of:
+            return []
+        operations = [
+            dist.P2POp(operation, flat, group=self._group, group_peer=rank)  # pyright: ignore[reportArgumentType]
+            for rank, flat in flat_of.items()
+        ]
+        return dist.batch_isend_irecv(operations)
+
+    def _buffer(self, index: int, rank: int) -> Tensor:
+        size = max((start + one.part_bytes for start, one in _placed(self._plan, index, rank)), default=0)
+        key = (index % _NUM_SLOTS, rank)
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, dtype=torch.uint8, device=self._device)
+        return self._buffers[key][:size]
+
+    def _own_part(self, one: Contribution) -> Tensor:
+        part = self._parts[one.rule.megatron_name].detach()
+        if tuple(part.shape) != one.part_shape:
+            raise SyncError(
+                f"{one.rule.megatron_name}: the plan says {one.part_shape} on rank {self._rank}, "
+                f"it holds {tuple(part.shape)}"
+            )
+        return part
+
+
+def _placed(plan: SyncPlan, index: int, rank: int) -> Iterator[tuple[int, Contribution]]:
+    """Where each of a rank's parts begins in its message."""
+    start = 0
+    for one in plan.contributions[index]:
+        if rank in one.ranks:
+            yield start, one
+            start += -(-one.part_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _as_part(flat: Tensor, one: Contribution) -> Tensor:
+    return flat.view(dtype_named(one.dtype, one.rule.megatron_name)).view(one.part_shape)
+
+
+def _wait(works: list[dist.Work]) -> None:
+    for work in works:
+        work.wait()
+    works.clear()
