@@ -75,9 +75,10 @@ class OwnFlag(NamedTuple):
 def flags_of(config: type) -> tuple[OwnFlag, ...]:
     """The flags of a dataclass: one per field, named as the field with dashes, or as metadata["flag"].
 
-    Types: int, float, str, Path, a StrEnum, a Literal, `X | None`, `tuple[X, ...]` (several words), also where a
-    single X may stand for it (`X | tuple[X, ...]`), a dict (a JSON object) and bool. A bool that is False by default is set by its flag; one that is True by default needs
-    metadata["flag"], a flag that unsets it; `bool | None`, None by default, has a flag and one with `--no-`.
+    Types: int, float, str, Path, a StrEnum, a Literal, `X | None`, `tuple[X, ...]` (several words), also where one X
+    may stand for it (`X | tuple[X, ...]`), a dict (a JSON object) and bool. A bool that is False by default is set by
+    its flag; one that is True by default needs metadata["flag"], a flag that unsets it; `bool | None`, None by
+    default, has a flag and one with `--no-`.
     """
     hints = get_type_hints(config)
     return tuple(flag for field in dataclasses.fields(config) for flag in _flags_of(config, field, hints[field.name]))

@@ -210,7 +210,9 @@ class Source[Item](ABC):
         for fate in RowFate:
             count = state.get(f"num_{fate}")
             self._counts[fate] = count if isinstance(count, int) else 0
-        self.close()
+        if self._ahead is not None:
+            self._ahead.forget()
+            self._ahead_cursor.load_state_dict(self._cursor.state_dict())
 
     def close(self) -> None:
         """Ends the worker processes; the next batch starts others."""
@@ -235,7 +237,7 @@ class Source[Item](ABC):
             self._ahead = Ahead(self._remake, num_workers)
             self._ahead_cursor = cursor_of(self._reading, self._rows)
             self._ahead_cursor.load_state_dict(self._cursor.state_dict())
-        if self._ahead.num_waiting <= num_items:
+        while self._ahead.num_waiting <= num_items:
             self._ahead.submit([self._ahead_cursor.advance() for _ in range(num_items)])
         self._cursor.advance()
         return self._ahead.take()

@@ -65,6 +65,13 @@ class Ahead[Argument, Result]:
         self.num_waiting -= 1
         return self._results.popleft()
 
+    def forget(self) -> None:
+        """Waits for all results that were not taken, and throws them away."""
+        while self._parts:
+            self._parts.popleft().receive()
+        self._results.clear()
+        self.num_waiting = 0
+
     def close(self) -> None:
         """Ends the workers. What was not taken is lost."""
         for worker in self._workers:

@@ -1,0 +1,236 @@
+"""What prompts and conversations share: several data sets, workers, and rows that cannot be used."""
+
+import gc
+import gzip
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rl_data import (
+    ConversationDataConfig,
+    ConversationSource,
+    DataError,
+    PromptDataConfig,
+    PromptSource,
+    RLDataError,
+    Tokenizer,
+)
+from rl_data.source import RowFate
+from rl_data.testing import check_source, tiny_tokenizer
+
+Write = Callable[..., str]
+
+
+def prompts(data: str | tuple[str, ...], tokenizer: Tokenizer, **settings: object) -> PromptSource:
+    return PromptSource(PromptDataConfig(prompt_data=data, **settings), tokenizer)
+
+
+def numbered(name: str, number: int) -> list[dict[str, object]]:
+    return [{"input": f"{name}{index}"} for index in range(number)]
+
+
+@pytest.fixture
+def three_files(write_jsonl: Write) -> tuple[str, ...]:
+    return tuple(
+        write_jsonl(numbered(name, rows), name=f"{name}.jsonl") for name, rows in (("a", 4), ("b", 2), ("c", 3))
+    )
+
+
+def test_data_sets_are_read_one_after_the_other(tokenizer: Tokenizer, three_files: tuple[str, ...]):
+    files = (f"{three_files[0]}@[1:3]", *three_files[1:])
+    source = prompts(files, tokenizer)
+    assert len(source) == 7
+    assert [prompt.text for prompt in source.next_batch(8)] == ["a1", "a2", "b0", "b1", "c0", "c1", "c2", "a1"]
+    assert source.epoch == 1
+    check_source(lambda: prompts(files, tokenizer, rollout_shuffle=True))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_data_sets_are_mixed_by_weight(tokenizer: Tokenizer, three_files: tuple[str, ...], shuffle: bool):
+    settings = {"prompt_data_weights": (2.0, 1.0, 1.0), "rollout_shuffle": shuffle}
+    source = prompts(three_files, tokenizer, **settings)
+    batch = source.next_batch(24)
+    assert Counter(prompt.text[0] for prompt in batch) == {"a": 12, "b": 6, "c": 6}
+    assert len({prompt.group_id for prompt in batch}) == 24
+    resumed = prompts(three_files, tokenizer, **settings)
+    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    assert [prompt.text for prompt in source.next_batch(9)] == [prompt.text for prompt in resumed.next_batch(9)]
+    if not shuffle:
+        assert [prompt.text for prompt in batch[:4]] == ["a0", "b0", "c0", "a1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_data": ()}, "prompt_data: expected at least one data set"),
+        ({"prompt_data_weights": (1.0, 2.0)}, "prompt_data_weights: expected one for each of 1 data sets, got 2"),
+        ({"prompt_data_weights": (0.0,)}, "prompt_data_weights: expected numbers above 0"),
+        ({"max_bad_row_share": 2.0}, "max_bad_row_share 2.0: expected a share from 0 to 1"),
+        ({"num_data_workers": -1}, "num_data_workers -1: expected 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str):
+    with pytest.raises(DataError, match=message):
+        PromptDataConfig(**{"prompt_data": "rows.jsonl", **changes})
+
+
+def test_a_rows_own_template_arguments_win(write_jsonl: Write):
+    tokenizer = tiny_tokenizer(chat_template="{{ enable_thinking }} {{ style }}")
+    rows = [
+        {"input": "q"},
+        {"input": "q", "chat_template_kwargs": {"enable_thinking": True, "style": None}},
+        {"input": "q", "chat_template_kwargs": '{"style": "long"}'},
+    ]
+    source = prompts(
+        write_jsonl(rows),
+        tokenizer,
+        apply_chat_template=True,
+        apply_chat_template_kwargs={"enable_thinking": False, "style": "short"},
+    )
+    assert [prompt.text for prompt in source.next_batch(3)] == ["False short", "True short", "False long"]
+    bad = prompts(write_jsonl([{"input": "q", "chat_template_kwargs": 3}]), tokenizer, apply_chat_template=True)
+    with pytest.raises(DataError, match=r":1: key 'chat_template_kwargs': expected an object, found int 3"):
+        bad.validate()
+
+
+def test_conversations_take_template_arguments_by_row(write_jsonl: Write):
+    template = (
+        "{{ style }}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = tiny_tokenizer(chat_template=template)
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = write_jsonl([{"messages": messages}, {"messages": messages, "chat_template_kwargs": {"style": "!"}}])
+    source = ConversationSource(ConversationDataConfig(prompt_data=path), tokenizer)
+    plain, styled = (tokenizer.decode(sample.tokens.tolist()) for sample in source.next_batch(2))
+    assert styled == "!" + plain
+
+
+class TestLongPrompts:
+    def chat(self, *contents: str) -> dict[str, object]:
+        roles = ("system", "user")[-len(contents) :]
+        return {"input": [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]}
+
+    def test_the_longest_message_loses_its_beginning(self, tokenizer: Tokenizer, write_jsonl: Write):
+        path = write_jsonl([self.chat("Be brief.", "x" * 200 + "How much is 2+2?"), self.chat("short")])
+        frame = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+        # One token a byte and one a special token: the frame takes 41 beside the content.
+        room = len(tokenizer.encode(frame.format(""))) + 16
+        source = prompts(path, tokenizer, apply_chat_template=True, rollout_max_prompt_len=room, on_long_prompt="cut")
+        cut, whole = source.next_batch(2)
+        assert cut.text == frame.format("How much is 2+2?")
+        assert len(cut.tokens) == room
+        assert "short" in whole.text
+        assert (source.num_cut, source.num_dropped) == (1, 0)
+        (note,) = source.take_notes()
+        assert note.fate is RowFate.CUT
+        assert note.message == f"{path}:1: {room + 200} tokens, cut to at most {room}"
+        assert source.take_notes() == []
+
+    def test_raw_text_keeps_its_end(self, tokenizer: Tokenizer, write_jsonl: Write):
+        source = prompts(
+            write_jsonl([{"input": "abcdefgh"}]), tokenizer, rollout_max_prompt_len=3, on_long_prompt="cut"
+        )
+        assert source.next_batch(1)[0].text == "fgh"
+
+    def test_a_frame_that_does_not_fit_is_dropped_and_listed(self, tokenizer: Tokenizer, write_jsonl: Write):
+        path = write_jsonl([self.chat("x" * 50), {"input": [{"role": "user", "content": ""}]}])
+        settings = {"apply_chat_template": True, "rollout_max_prompt_len": 10, "on_long_prompt": "cut"}
+        source = prompts(path, tokenizer, **settings)
+        with pytest.raises(DataError, match="every one of 2 rows is longer than wanted"):
+            source.next_batch(1)
+        assert [note.message.removeprefix(path)[:3] for note in source.take_notes()] == [":1:", ":2:", ":1:"]
+
+
+BAD_AND_GOOD = [*numbered("good", 8), {"question": "no input"}, "{not json", *numbered("fine", 10)]
+
+
+class TestBadRows:
+    def test_they_are_skipped_counted_and_listed(self, tokenizer: Tokenizer, write_jsonl: Write):
+        path = write_jsonl(BAD_AND_GOOD)
+        source = prompts(path, tokenizer, on_bad_row="skip", max_bad_row_share=0.1)
+        found = source.validate()
+        assert [(note.fate, note.row) for note in found] == [(RowFate.BAD, 8), (RowFate.BAD, 9)]
+        assert found[0].message == f"{path}:9: expected key 'input', found keys ['question']"
+        assert found[1].message.startswith(f"{path}:10: not valid JSON")
+        assert [prompt.text for prompt in source.next_batch(18)] == [
+            str(row["input"]) for row in BAD_AND_GOOD if isinstance(row, dict) and "input" in row
+        ]
+        assert source.num_bad == 2
+        assert source.take_notes() == found
+        source.next_batch(18)
+        assert source.num_bad == 4  # of two epochs; the share is that of the rows
+        resumed = prompts(path, tokenizer, on_bad_row="skip", max_bad_row_share=0.1)
+        resumed.load_state_dict(source.state_dict())
+        assert resumed.num_bad == 4
+
+    def test_too_many_end_it_all_the_same(self, tokenizer: Tokenizer, write_jsonl: Write):
+        path = write_jsonl(BAD_AND_GOOD)
+        message = (
+            "2 of 20 rows are bad, more than max_bad_row_share 0.05 lets pass; the last: .*rows.jsonl:10: not valid"
+        )
+        for use in (PromptSource.validate, lambda source: source.next_batch(20), lambda source: [*source.one_epoch()]):
+            with pytest.raises(DataError, match=message):
+                use(prompts(path, tokenizer, on_bad_row="skip", max_bad_row_share=0.05))
+
+    def test_one_ends_it_unless_they_are_to_be_skipped(self, tokenizer: Tokenizer, write_jsonl: Write):
+        source = prompts(write_jsonl(BAD_AND_GOOD), tokenizer)
+        with pytest.raises(DataError, match=r"rows.jsonl:9: expected key 'input'"):
+            source.validate()
+        with pytest.raises(DataError, match=r"rows.jsonl:9: expected key 'input'"):
+            source.next_batch(20)
+
+    def test_the_first_row_may_be_one(self, tokenizer: Tokenizer, write_jsonl: Write):
+        good = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+        robot = {"conversations": [{"from": "robot", "value": "q"}]}
+        path = write_jsonl(["nonsense", good, robot, good])
+        config = ConversationDataConfig(prompt_data=path, on_bad_row="skip", max_bad_row_share=0.5)
+        source = ConversationSource(config, tokenizer)
+        assert [note.row for note in source.validate()] == [0, 2]
+        assert [sample.group_id for sample in source.next_batch(3)] == ["0-1", "0-3", "1-1"]
+
+    def test_nothing_left_is_an_error(self, tokenizer: Tokenizer, write_jsonl: Write):
+        source = prompts(write_jsonl([{"a": 1}] * 3), tokenizer, on_bad_row="skip", max_bad_row_share=1.0)
+        with pytest.raises(DataError, match="every one of 3 rows is longer than wanted or bad"):
+            source.next_batch(1)
+
+
+def test_workers_give_the_items_of_one_process_ahead_of_their_use(tokenizer: Tokenizer, tmp_path: Path):
+    """One test, for workers take seconds to start."""
+    path = tmp_path / "rows.jsonl.gz"
+    rows = [*numbered("row", 40), {"input": "long " * 50}, {"bad": 1}]
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    settings = {"rollout_shuffle": True, "rollout_max_prompt_len": 20, "on_bad_row": "skip", "max_bad_row_share": 0.05}
+    alone = prompts(str(path), tokenizer, **settings)
+    helped = prompts(str(path), tokenizer, num_data_workers=2, **settings)
+
+    def check(size: int, helped: PromptSource) -> None:
+        expected, got = alone.next_batch(size), helped.next_batch(size)
+        assert [(one.text, one.group_id, one.tokens.tolist()) for one in got] == [
+            (one.text, one.group_id, one.tokens.tolist()) for one in expected
+        ]
+        assert helped.state_dict() == alone.state_dict()
+        assert helped.take_notes() == alone.take_notes()
+
+    state = helped.state_dict()
+    for size in (1, 7, 30, 3, 60):
+        check(size, helped)
+        assert helped._ahead is not None
+        assert helped._ahead.num_waiting >= size  # the next batch is on its way
+    for source in (alone, helped):  # what was made ahead is of no use any more
+        source.load_state_dict(state)
+    check(50, helped)
+
+    one, other = (worker._process for worker in helped._ahead._workers)
+    os.kill(one.pid, signal.SIGKILL)
+    with pytest.raises(RLDataError, match="a data worker died"):
+        helped.next_batch(1000)
+    assert other.poll() is None
+    del helped
+    gc.collect()  # the failed call's frames may hold it
+    other.wait(timeout=10)
