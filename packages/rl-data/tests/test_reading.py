@@ -1,6 +1,5 @@
 """What prompts and conversations share: several data sets, workers, and rows that cannot be used."""
 
-import gc
 import gzip
 import json
 import os
@@ -233,4 +232,5 @@ def test_workers_give_the_items_of_one_process_ahead_of_their_use(tokenizer: Tok
     assert other.poll() is None
     del helped
     gc.collect()  # the failed call's frames may hold it
+    helped.close()
     other.wait(timeout=10)
