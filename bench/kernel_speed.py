@@ -179,6 +179,12 @@ def _elementwise(arguments: argparse.Namespace) -> dict[str, Any]:
                 4 * HIDDEN,
                 6 * HIDDEN,
             ),
+            "add_rms_norm": (
+                lambda x, r, w, k=kernels: k.add_rms_norm(x, r, w, 1e-6),
+                [_draw(tokens, 1, HIDDEN), _draw(tokens, 1, HIDDEN), _draw(HIDDEN)],
+                8 * HIDDEN,
+                8 * HIDDEN,
+            ),
             "swiglu": (
                 lambda x, k=kernels: (k.swiglu(x),),
                 [_draw(tokens, 1, 2 * FEED_FORWARD)],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_weights import convert_hf_to_torch_dist
+from rl_weights import ParallelLayout, convert_hf_to_torch_dist
 
 HERE = Path(__file__).parent
 TP2 = ["--tensor-model-parallel-size", "2"]
@@ -128,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., P
 @pytest.fixture(scope="session")
 def results(folder: Path) -> dict:
     """What two rank processes gave for all cases."""
-    convert_hf_to_torch_dist(folder / "model", folder / "torch_dist", tensor_model_parallel_size=2)
+    convert_hf_to_torch_dist(folder / "model", folder / "torch_dist", layout=ParallelLayout(tensor=2))
     (folder / "cases.json").write_text(json.dumps(CASES))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
     # Without a GPU, fused kernels run in Triton's interpreter.

@@ -55,7 +55,8 @@ def test_a_machine_without_a_gpu_takes_the_plain_kernels_by_itself() -> None:
 COMPILED = {
     "triton_norm": {
         "_rms_norm_forward": ({"BLOCK": 4096}, 16),
-        "_rms_norm_backward": ({"BLOCK": 4096}, 16),
+        "_add_rms_norm_forward": ({"BLOCK": 4096}, 16),
+        "_rms_norm_backward": ({"HAS_BESIDE": True, "BLOCK": 4096}, 16),
     },
     "triton_swiglu": {"_swiglu_forward": ({"BLOCK": 2048}, 4), "_swiglu_backward": ({"BLOCK": 2048}, 4)},
     "triton_loss": {

@@ -3,97 +3,71 @@
 # pyright: standard
 # Megatron-Core is annotated in part only.
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import msgspec
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from torch import Tensor
 
 from rl_data.json import JsonValue
 from rl_train.megatron.model import module_of
-from rl_train.megatron.parallel import pipeline_group, tensor_group
+from rl_train.megatron.parallel import from_every_rank
 from rl_train.megatron.weights import global_names, rules_of
-from rl_weights import TensorSpec
-from rl_weights.rules import TensorRule
+from rl_weights import ShardedSource, TrainerLayout
 
 
-class MegatronTensorSource:
+class _Holding(NamedTuple):
+    """What one rank holds."""
+
+    data_rank: int
+    tensor_rank: int
+    pipeline_rank: int
+    names: list[str]
+
+
+class MegatronTensorSource(ShardedSource):
     """Satisfies `rl_weights.TensorSource`. Global rank 0 is the writer.
 
-    Tensor-parallel parts and pipeline stages travel to it from the ranks of the first data-parallel copy, one tensor
-    at a time. Reads the weights at the time of the iteration. Making one is collective.
+    Parts travel to it from the ranks of the first data-parallel copy. Making one is collective.
     """
 
     def __init__(self, model: torch.nn.Module, model_config: Mapping[str, JsonValue]) -> None:
         module = module_of(model)
-        self._rules = rules_of(module, model_config)
-        self._weights = global_names(module)
-        self._tp = tensor_group()
-        self._pp = pipeline_group()
-        self._is_first_copy = parallel_state.get_data_parallel_rank() == 0
-        self._empty = next(iter(self._weights.values())).detach().new_empty(0)
-        self._iteration: Iterator[tuple[str, Tensor]] | None = None
-        names: list[list[str]] = [[]] * self._pp.size()
-        dist.all_gather_object(names, list(self._weights), group=self._pp)
-        # A tied output layer on the last stage has no rule; the embedding's is read where the first stage has it.
-        self._stage_of = {name: stage for stage in reversed(range(len(names))) for name in names[stage]}
+        parts = global_names(module)
+        holding = _Holding(
+            data_rank=parallel_state.get_data_parallel_rank(),
+            tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+            pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+            names=list(parts),
+        )
+        told = from_every_rank(msgspec.json.encode(holding), next(iter(parts.values())).device)
+        dtype = str(next(iter(parts.values())).dtype).removeprefix("torch.")
+        super().__init__(
+            rules=rules_of(module, model_config),
+            layout=TrainerLayout(
+                holders=_holders([msgspec.json.decode(one, type=_Holding) for one in told]), dtype=dtype
+            ),
+            parts=parts,
+            rank=dist.get_rank(),
+            group=dist.group.WORLD if dist.get_world_size() > 1 else None,
+        )
 
-    @property
-    def is_writer(self) -> bool:
-        """True on global rank 0."""
-        return dist.get_rank() == 0
 
-    def tensor_specs(self) -> Sequence[TensorSpec]:
-        """Name, dtype and shape of every tensor, in the order of `iter_tensors`; equal on every rank."""
-        dtype = str(self._empty.dtype).removeprefix("torch.")
-        return [
-            (name, dtype, shape)
-            for rule in self._rules
-            for name, shape in zip(rule.hf_names, rule.hf_shapes, strict=True)
-        ]
+def _holders(holdings: Sequence[_Holding]) -> dict[str, tuple[int, ...]]:
+    """Name -> ranks of the first data-parallel copy with its tensor-parallel parts, in their order.
 
-    def iter_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, whole, on the writer; empty ones elsewhere. Collective; see `finish`."""
-        self._iteration = self._iterate()
-        return self._iteration
-
-    def finish(self) -> None:
-        """Ends an iteration that its caller has left, so that the other ranks do not wait for this one."""
-        if self._iteration is not None:
-            for _ in self._iteration:
-                pass
-
-    @torch.no_grad()
-    def _iterate(self) -> Iterator[tuple[str, Tensor]]:
-        for rule in self._rules:
-            whole = self._gather(rule)
-            if whole is None:
-                yield from ((name, self._empty) for name in rule.hf_names)
-            else:
-                yield from zip(rule.hf_names, rule.to_hf(whole), strict=True)
-
-    def _gather(self, rule: TensorRule) -> Tensor | None:
-        """The whole tensor on the writer, None elsewhere."""
-        if not self._is_first_copy:
-            return None
-        stage, here = self._stage_of[rule.megatron_name], self._pp.rank()
-        whole = self._gather_parts(rule) if here == stage else None
-        if self._tp.rank() != 0:
-            return None
-        if here == stage != 0:
-            assert whole is not None
-            dist.send(whole.contiguous(), group=self._pp, group_dst=0)
-            return None
-        if here == 0 != stage:
-            whole = self._empty.new_empty(rule.megatron_shape)
-            dist.recv(whole, group=self._pp, group_src=stage)
-        return whole
-
-    def _gather_parts(self, rule: TensorRule) -> Tensor:
-        weight = self._weights[rule.megatron_name].detach()
-        if rule.tp_dim is None or self._tp.size() == 1:
-            return weight
-        parts = [torch.empty_like(weight) for _ in range(self._tp.size())]
-        dist.all_gather(parts, weight.contiguous(), group=self._tp)
-        return rule.unshard(parts)
+    Of stages that hold the same tensor the first counts: a tied output layer on the last stage has no rule, and what
+    the embedding is, the first stage knows.
+    """
+    first_copy = sorted(
+        (one.pipeline_rank, one.tensor_rank, rank) for rank, one in enumerate(holdings) if one.data_rank == 0
+    )
+    stage_of: dict[str, int] = {}
+    holders: dict[str, tuple[int, ...]] = {}
+    for stage, _, rank in first_copy:
+        for name in holdings[rank].names:
+            if stage_of.setdefault(name, stage) == stage:
+                holders[name] = (*holders.get(name, ()), rank)
+    return holders

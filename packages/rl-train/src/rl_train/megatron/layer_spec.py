@@ -9,6 +9,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from rl_train.megatron.attention import PackedCoreAttention, PackedSelfAttention
+from rl_train.megatron.layer import PackedTransformerLayer
 from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.mlp import SwiGLUMLP
 from rl_train.megatron.norm import RMSNorm
@@ -31,10 +32,9 @@ def packed_layer_spec(config: TransformerConfig, settings: LayerSettings) -> Tra
     attention.submodules.core_attention = PackedCoreAttention
     attention.submodules.q_layernorm = norm
     attention.submodules.k_layernorm = norm
-    kind: Any = layer.module  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     num_layers = get_num_layers_to_build(config)
     return TransformerBlockSubmodules(
-        layer_specs=[ModuleSpec(module=kind, submodules=modules) for _ in range(num_layers)],
+        layer_specs=[ModuleSpec(module=PackedTransformerLayer, submodules=modules) for _ in range(num_layers)],
         layer_norm=norm,
     )
 

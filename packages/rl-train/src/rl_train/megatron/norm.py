@@ -29,8 +29,24 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size], in the type of `x`."""
-        rms_norm = self._settings.kernels.rms_norm
-        output = rms_norm(x, self.weight, self.eps)
+        return self._with_recipe(self._settings.kernels.rms_norm(x, self.weight, self.eps), x)
+
+    def beside_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x, x), the latter for the residual stream."""
+        output, x = self._settings.kernels.rms_norm_and_input(x, self.weight, self.eps)
+        return self._with_recipe(output, x), x
+
+    def after_adding(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of the sum, the sum) of x and the residual stream; the norm reads the sum before it is rounded.
+
+        Where the norm is computed again for the backward pass, it reads the rounded sum, which alone is kept: in half
+        precision the gradient of the weight that it is multiplied with sees it moved by no more than its own rounding.
+        """
+        output, total = self._settings.kernels.add_rms_norm(x, residual, self.weight, self.eps)
+        return self._with_recipe(output, total), total
+
+    def _with_recipe(self, output: Tensor, x: Tensor) -> Tensor:
         if self._settings.recomputes_activations:
+            rms_norm = self._settings.kernels.rms_norm
             recomputable(output, lambda: rms_norm(x, self.weight, self.eps))
         return output

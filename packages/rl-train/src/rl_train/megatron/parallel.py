@@ -56,6 +56,18 @@ def pipeline_group() -> dist.ProcessGroup:
     return group
 
 
+def from_every_rank(content: bytes, device: torch.device) -> list[bytes]:
+    """[world_size] what each rank gives, as bytes. Collective."""
+    world_size = dist.get_world_size()
+    own = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size)]
+    dist.all_gather(sizes, torch.tensor([own.numel()], device=device))
+    longest = max(int(size.item()) for size in sizes)
+    padded = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in range(world_size)]
+    dist.all_gather(padded, torch.nn.functional.pad(own, (0, longest - own.numel())))
+    return [bytes(one[: int(size.item())].cpu().numpy()) for one, size in zip(padded, sizes, strict=True)]
+
+
 @contextmanager
 def same_outcome() -> Generator[None]:
     """Raises on every rank what the block raises on one, so that none waits for a rank that gave up. Collective.

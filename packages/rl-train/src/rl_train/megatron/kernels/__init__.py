@@ -53,6 +53,10 @@ class Kernels(NamedTuple):
     name: str
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     """x [..., H], weight [H] and epsilon -> [..., H]; computed in float32 and rounded once."""
+    rms_norm_and_input: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    """x, weight and epsilon -> `rms_norm` and x, whose two gradients are added in one pass."""
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    """x and residual [..., H], weight and epsilon -> norm of the unrounded sum, and the sum; [..., H] each."""
     swiglu: Callable[[Tensor], Tensor]
     """[..., 2 F] with the gate first -> silu(gate) x up, [..., F]."""
     query_key_value: QueryKeyValue
@@ -66,6 +70,8 @@ class Kernels(NamedTuple):
 PLAIN = Kernels(
     name="plain",
     rms_norm=plain.rms_norm,
+    rms_norm_and_input=plain.rms_norm_and_input,
+    add_rms_norm=plain.add_rms_norm,
     swiglu=plain.swiglu,
     query_key_value=plain.query_key_value,
     row_statistics=plain.row_statistics,

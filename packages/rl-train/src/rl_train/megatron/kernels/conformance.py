@@ -34,6 +34,8 @@ def differences(kernels: Kernels, device: str, dtype: torch.dtype, sizes: Sizes 
     draw = _Drawer(device, dtype)
     return {
         **_norm(kernels, chosen, draw),
+        **_norm_and_input(kernels, chosen, draw),
+        **_add_norm(kernels, chosen, draw),
         **_swiglu(kernels, chosen, draw),
         **_query_key_value(kernels, chosen, draw),
     } | {
@@ -90,6 +92,26 @@ def _norm(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
         lambda x, weight: (kernels.rms_norm(x, weight, 1e-6),),
         lambda x, weight: (PLAIN.rms_norm(x, weight, 1e-6),),
         inputs,
+        draw,
+    )
+
+
+def _norm_and_input(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
+    return _compare(
+        "rms_norm_and_input",
+        lambda x, weight: kernels.rms_norm_and_input(x, weight, 1e-6),
+        lambda x, weight: PLAIN.rms_norm_and_input(x, weight, 1e-6),
+        (draw(sizes.tokens, 1, sizes.hidden), draw(sizes.hidden)),
+        draw,
+    )
+
+
+def _add_norm(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
+    return _compare(
+        "add_rms_norm",
+        lambda x, residual, weight: kernels.add_rms_norm(x, residual, weight, 1e-6),
+        lambda x, residual, weight: PLAIN.add_rms_norm(x, residual, weight, 1e-6),
+        (draw(sizes.tokens, 1, sizes.hidden), 3 * draw(sizes.tokens, 1, sizes.hidden), draw(sizes.hidden)),
         draw,
     )
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from rl_train.megatron.kernels import Kernels
 from rl_train.megatron.kernels.triton_adam import FusedAdamW
 from rl_train.megatron.kernels.triton_loss import logit_gradient, row_statistics
-from rl_train.megatron.kernels.triton_norm import rms_norm
+from rl_train.megatron.kernels.triton_norm import add_rms_norm, rms_norm, rms_norm_and_input
 from rl_train.megatron.kernels.triton_query_key_value import query_key_value
 from rl_train.megatron.kernels.triton_swiglu import swiglu
 
@@ -24,6 +24,8 @@ def add_product(sum_: Tensor, a: Tensor, b: Tensor) -> None:
 FUSED = Kernels(
     name="fused",
     rms_norm=rms_norm,
+    rms_norm_and_input=rms_norm_and_input,
+    add_rms_norm=add_rms_norm,
     swiglu=swiglu,
     query_key_value=query_key_value,
     row_statistics=row_statistics,

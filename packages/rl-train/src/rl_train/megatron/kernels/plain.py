@@ -37,6 +37,24 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
+def rms_norm_and_input(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm(x)` and x, for the residual stream: the gradients of both uses of x are added in one pass."""
+    return rms_norm(x, weight, eps), x
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(`rms_norm(residual + x)`, residual + x); the norm reads the sum before it is rounded, as SGLang's kernel does.
+
+    Source: FusedAddRMSNormKernel of flashinfer's norm.cuh.
+    """
+    total = _at_least_float32(residual) + _at_least_float32(x)
+    return rms_norm(total, weight.to(total.dtype), eps).to(x.dtype), total.to(x.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) x up. Source: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202."""
     gate, up = x.chunk(2, dim=-1)
