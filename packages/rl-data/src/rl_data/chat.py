@@ -90,10 +90,11 @@ class ConversationRenderer:
         if start < 0 or not probe.startswith(before) or not generation.startswith(before):
             raise _unsafe("an assistant message does not simply follow what stands before it")
         # What stands before every answer, such as "<|im_start|>assistant\n", and what precedes a generated one:
-        # the same and, with some templates, the beginning of a thinking block.
+        # the same; or, with some templates, the beginning of a thinking block too; or less, such as nothing where a
+        # blank stands before answers, which the model then has to write.
         self._header = probe[len(before) : start]
         self._generation_prompt = generation[len(before) :]
-        if not self._header or not self._generation_prompt.startswith(self._header):
+        if not self._is_generated_as_read():
             raise _unsafe(f"answers are generated after {self._generation_prompt!r}, but read after {self._header!r}")
         self._end_of_turn = self._leading_special(probe[start + len(marker) :])
         self._check_pieces(before + self._header)
@@ -151,6 +152,14 @@ class ConversationRenderer:
             return header_at + len(self._generation_prompt)
         return start
 
+    def _is_generated_as_read(self) -> bool:
+        """Whether a generated answer begins where one that is read does, or a little before."""
+        if self._generation_prompt.startswith(self._header):
+            return True
+        rest = self._header.removeprefix(self._generation_prompt)
+        is_frame = any(special in rest for special in self._specials())
+        return self._header.startswith(self._generation_prompt) and (bool(self._generation_prompt) or not is_frame)
+
     def _stop(self, text: str, turn: int, after: str) -> int:
         """Where the answer ends in `text`, given what stands after its marker."""
         if not after.startswith(self._end_of_turn):
@@ -175,14 +184,16 @@ class ConversationRenderer:
 
     def _leading_special(self, after: str) -> str:
         """The special token with which a turn ends."""
-        specials = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
-        found = max((special for special in specials if after.startswith(special)), key=len, default="")
+        found = max((special for special in self._specials() if after.startswith(special)), key=len, default="")
         if not found:
             raise _unsafe(
                 f"an assistant message is followed by {after[:40]!r}, not by a special token: nothing would teach the "
                 "model to stop"
             )
         return found
+
+    def _specials(self) -> list[str]:
+        return [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
 
     def _check_pieces(self, prompt: str) -> None:
         """Raises if the pieces' tokens are not the whole's, as where a tokenizer puts a blank before each piece."""

@@ -1,4 +1,4 @@
-"""Masks against expectations written by hand: [[...]] stands around what is trained."""
+"""What masks are made of, on small templates; templates that are refused. [[...]] stands around what is trained."""
 
 import itertools
 
@@ -6,45 +6,6 @@ import pytest
 
 from rl_data import ConversationRenderer, DataError
 from rl_data.testing import CHATML_TEMPLATE, tiny_tokenizer
-
-# Qwen3's behaviour in few lines: thinking is cut from answers before the last question, kept after it, and an empty
-# block is written where the last answer has none; tool calls follow the content; tool results are a user's turn.
-THINKING_TEMPLATE = """
-{%- set ns = namespace(last_query=0) %}
-{%- for message in messages %}
-    {%- if message.role == 'user' %}{%- set ns.last_query = loop.index0 %}{%- endif %}
-{%- endfor %}
-{%- if tools %}{{- '<|im_start|>system\\nTools: ' + tools | tojson + '<|im_end|>\\n' }}{%- endif %}
-{%- for message in messages %}
-    {%- if message.role in ('user', 'system') %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
-    {%- elif message.role == 'assistant' %}
-        {%- set content = message.content or '' %}
-        {%- set thinking = message.reasoning_content or '' %}
-        {%- if '</think>' in content %}
-            {%- set thinking = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
-        {%- endif %}
-        {{- '<|im_start|>assistant\\n' }}
-        {%- if loop.index0 > ns.last_query and (loop.last or thinking) %}
-            {{- '<think>\\n' + thinking + '\\n</think>\\n\\n' }}
-        {%- endif %}
-        {{- content }}
-        {%- for call in message.tool_calls or [] %}
-            {{- '\\n<tool_call>\\n' + call | tojson + '\\n</tool_call>' }}
-        {%- endfor %}
-        {{- '<|im_end|>\\n' }}
-    {%- elif message.role == 'tool' %}
-        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
-        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
-        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-{%- endif %}
-"""
 
 # Llama 3's frame, with <|im_start|> and <|im_end|> in the place of its header and end-of-turn tokens: a beginning
 # token, a default system message, trimmed content, no line end after a turn.
@@ -134,63 +95,17 @@ def test_no_token_reaches_from_the_prompt_into_the_answer():
     assert len(tokenizer.encode(rendered.text, add_special_tokens=False)) == len(rendered.tokens) - 1
 
 
-def test_thinking_is_trained_where_the_template_keeps_it():
-    thought = "<think>\nhm\n</think>\n\n"
+def test_what_the_prompt_leaves_to_the_model_is_trained():
+    """As with templates that put a blank before answers, and nothing at the end of a prompt."""
+    template = (
+        "{%- for message in messages %}"
+        "{{- ' ' + message.content + '<|im_end|>' if message.role == 'assistant' else '[' + message.content + ']' }}"
+        "{%- endfor %}"
+    )
     text = marked(
-        THINKING_TEMPLATE,
-        message("user", "a"),
-        message("assistant", f"{thought}one"),
-        message("user", "b"),
-        message("assistant", f"{thought}two"),
+        template, message("user", "q"), message("assistant", "a"), message("user", "r"), message("assistant", "")
     )
-    assert text == (
-        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[[one<|im_end|>]]\n"
-        f"<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n[[{thought}two<|im_end|>]]\n"
-    )
-
-
-def test_an_empty_thinking_block_is_trained_where_the_model_has_to_write_it():
-    assert marked(THINKING_TEMPLATE, message("user", "a"), message("assistant", "one")).endswith(
-        "<|im_start|>assistant\n[[<think>\n\n</think>\n\none<|im_end|>]]\n"
-    )
-
-
-def test_an_empty_thinking_block_is_not_trained_where_the_prompt_supplies_it():
-    text = marked(THINKING_TEMPLATE, message("user", "a"), message("assistant", "one"), enable_thinking=False)
-    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n[[one<|im_end|>]]\n")
-
-
-def test_tool_calls_are_trained_and_their_results_are_not():
-    call = {"name": "add", "arguments": {"a": 1}}
-    text = marked(
-        THINKING_TEMPLATE,
-        message("user", "1+1?"),
-        message("assistant", None, tool_calls=[call, call]),
-        message("tool", "2"),
-        message("tool", "2"),
-        message("assistant", "It is 2."),
-        tools=[{"name": "add"}],
-    )
-    rendered_call = '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-    result = "\n<tool_response>\n2\n</tool_response>"
-    assert text == (
-        '<|im_start|>system\nTools: [{"name": "add"}]<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n'
-        f"<|im_start|>assistant\n[[{rendered_call}{rendered_call}<|im_end|>]]\n"
-        f"<|im_start|>user{result}{result}<|im_end|>\n"
-        "<|im_start|>assistant\n[[<think>\n\n</think>\n\nIt is 2.<|im_end|>]]\n"
-    )
-
-
-def test_reasoning_of_a_tool_turn_is_trained():
-    text = marked(
-        THINKING_TEMPLATE,
-        message("user", "1+1?"),
-        message("assistant", "", reasoning_content="use the tool", tool_calls=[{"name": "add"}]),
-        message("tool", "2"),
-        message("assistant", "2"),
-    )
-    call = '\n<tool_call>\n{"name": "add"}\n</tool_call>'
-    assert f"assistant\n[[<think>\nuse the tool\n</think>\n\n{call}<|im_end|>]]\n" in text
+    assert text == "[q][[ a<|im_end|>]][r][[ <|im_end|>]]"
 
 
 def test_a_template_that_trims_and_adds_a_system_message_is_masked():
@@ -206,7 +121,15 @@ def test_a_template_that_trims_and_adds_a_system_message_is_masked():
     [
         (
             "{% for m in messages %}{{ m.content }}\n{% endfor %}",
-            "cannot be masked safely: answers are generated after ''",
+            "is followed by '\\\\nQuestion\\\\n', not by a special token: nothing would teach the model to stop",
+        ),
+        (
+            CHATML_TEMPLATE.split("{%- if add_generation_prompt")[0],
+            r"answers are generated after '', but read after '<\|im_start\|>assistant",
+        ),
+        (
+            CHATML_TEMPLATE.replace("assistant\\n' }}{%- endif", "model\\n' }}{%- endif"),
+            r"answers are generated after '<\|im_start\|>model",
         ),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
