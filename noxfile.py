@@ -25,7 +25,7 @@ PYTHON = VENV / "bin" / "python"
 # Python's start-up compiles what has no bytecode: SGLang alone takes 24 s to import without it and 12 s with it.
 INSTALL_ENV = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": os.environ.get("UV_LINK_MODE", "hardlink")}
 EXTRAS = {
-    "rl-data": "math,hf",
+    "rl-data": "math,hf,remote",
     "rl-weights": "megatron",
     "rl-rollout": "sglang,ray",
     "rl-train": "megatron,ray",
