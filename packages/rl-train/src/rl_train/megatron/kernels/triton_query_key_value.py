@@ -89,21 +89,36 @@ def _sizes(mixed: Tensor) -> dict[str, int]:
 
 
 @compiled
+def _tile(num_tokens, HALF: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_HALF: tl.constexpr):  # noqa: ANN001, ANN202
+    """The program's tokens, the columns of half a head, and where both are there."""
+    tokens = (tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)[:, None]
+    columns = tl.arange(0, BLOCK_HALF)[None, :]
+    return tokens, columns, (tokens < num_tokens) & (columns < HALF)
+
+
+@compiled
+def _at_positions(cos, sin, tokens, columns, mask, HALF: tl.constexpr):  # noqa: ANN001, ANN202
+    place = tokens * HALF + columns
+    return tl.load(cos + place, mask=mask, other=0.0), tl.load(sin + place, mask=mask, other=0.0)
+
+
+@compiled
+def _halves(weight, columns, HALF: tl.constexpr):  # noqa: ANN001, ANN202
+    first = tl.load(weight + columns, mask=columns < HALF, other=0.0).to(tl.float32)
+    second = tl.load(weight + HALF + columns, mask=columns < HALF, other=0.0).to(tl.float32)
+    return first, second
+
+
+@compiled
 def _query_key_value_forward(  # noqa: ANN202
     mixed, query_weight, key_weight, cos, sin, query, key, value, num_tokens, eps,  # noqa: ANN001
     GROUPS: tl.constexpr, QUERIES: tl.constexpr, HALF: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
-    tokens = (tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)[:, None]
-    columns = tl.arange(0, BLOCK_HALF)[None, :]
-    in_half = columns < HALF
-    mask = (tokens < num_tokens) & in_half
-    cosine = tl.load(cos + tokens * HALF + columns, mask=mask, other=0.0)
-    sine = tl.load(sin + tokens * HALF + columns, mask=mask, other=0.0)
-    query_1 = tl.load(query_weight + columns, mask=in_half, other=0.0).to(tl.float32)
-    query_2 = tl.load(query_weight + HALF + columns, mask=in_half, other=0.0).to(tl.float32)
-    key_1 = tl.load(key_weight + columns, mask=in_half, other=0.0).to(tl.float32)
-    key_2 = tl.load(key_weight + HALF + columns, mask=in_half, other=0.0).to(tl.float32)
+    tokens, columns, mask = _tile(num_tokens, HALF, BLOCK_TOKENS, BLOCK_HALF)
+    cosine, sine = _at_positions(cos, sin, tokens, columns, mask, HALF)
+    query_1, query_2 = _halves(query_weight, columns, HALF)
+    key_1, key_2 = _halves(key_weight, columns, HALF)
     for group in range(GROUPS):
         source = mixed + (tokens * GROUPS + group) * ((QUERIES + 2) * 2 * HALF) + columns
         target = query + (tokens * GROUPS + group) * (QUERIES * 2 * HALF) + columns
@@ -141,16 +156,10 @@ def _query_key_value_backward(  # noqa: ANN202
     GROUPS: tl.constexpr, QUERIES: tl.constexpr, HALF: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
-    tokens = (tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)[:, None]
-    columns = tl.arange(0, BLOCK_HALF)[None, :]
-    in_half = columns < HALF
-    mask = (tokens < num_tokens) & in_half
-    cosine = tl.load(cos + tokens * HALF + columns, mask=mask, other=0.0)
-    sine = tl.load(sin + tokens * HALF + columns, mask=mask, other=0.0)
-    query_1 = tl.load(query_weight + columns, mask=in_half, other=0.0).to(tl.float32)
-    query_2 = tl.load(query_weight + HALF + columns, mask=in_half, other=0.0).to(tl.float32)
-    key_1 = tl.load(key_weight + columns, mask=in_half, other=0.0).to(tl.float32)
-    key_2 = tl.load(key_weight + HALF + columns, mask=in_half, other=0.0).to(tl.float32)
+    tokens, columns, mask = _tile(num_tokens, HALF, BLOCK_TOKENS, BLOCK_HALF)
+    cosine, sine = _at_positions(cos, sin, tokens, columns, mask, HALF)
+    query_1, query_2 = _halves(query_weight, columns, HALF)
+    key_1, key_2 = _halves(key_weight, columns, HALF)
     # Gradients of the weights, still one for each token of the block.
     sum_query_1 = tl.zeros((BLOCK_TOKENS, BLOCK_HALF), dtype=tl.float32)
     sum_query_2 = tl.zeros((BLOCK_TOKENS, BLOCK_HALF), dtype=tl.float32)
