@@ -10,12 +10,14 @@ whatever the number of threads.
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
@@ -27,7 +29,6 @@ from rl_weights.json_value import JsonValue
 from rl_weights.rules import rules_for
 
 _SHARD_BYTES = 2**29
-_NUM_THREADS = 8
 
 
 def main() -> int:
@@ -99,7 +100,7 @@ def make_checkpoint(
         drawn = {name: _draw(name, shape, dtype, spread, seed, device) for name, _, shape in shard.specs}
         save_file(drawn, folder / file, metadata={"format": "pt"})
 
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+    with ThreadPoolExecutor(8 if device != "cpu" else min(8, os.cpu_count() or 1)) as threads:
         list(threads.map(write, files, shards))
     num_bytes = sum(shard.num_bytes for shard in shards)
     weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name, _, _ in shard.specs}
@@ -111,12 +112,15 @@ def make_checkpoint(
 
 def _draw(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int, device: str) -> torch.Tensor:
     """[shape] on the CPU; drawn on `device`."""
-    tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
     if len(shape) == 1:
-        return tensor.fill_(1).cpu()
+        return torch.ones(shape, dtype=getattr(torch, dtype))
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
-    return tensor.normal_(0, std, generator=generator).cpu()
+    number = int.from_bytes(digest, "little") >> 1
+    if device == "cpu":  # five times as fast as torch's generator there
+        normal = np.random.Generator(np.random.SFC64(number)).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(normal).mul_(std).to(getattr(torch, dtype))  # pyright: ignore[reportUnknownMemberType]
+    tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+    return tensor.normal_(0, std, generator=torch.Generator(device).manual_seed(number)).cpu()
 
 
 def _write_json(file: Path, content: object) -> None:

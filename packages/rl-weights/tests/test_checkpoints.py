@@ -127,7 +127,7 @@ def test_a_manifest_of_another_version_is_refused(copies):
     assert len(manifest.tensors) == 25
     content = json.loads(file.read_text())
     for changed, message in (
-        ({**content, "schema_version": 2}, "expected schema_version 1, got 2"),
+        ({**content, "schema_version": 1}, "expected schema_version 2, got 1"),
         ({**content, "more": 1}, "unknown field"),
         ({"tensors": []}, "schema_version"),
     ):

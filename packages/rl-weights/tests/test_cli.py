@@ -132,18 +132,6 @@ def test_no_direction_or_two_are_usage_errors(capsys):
         assert "--save" in capsys.readouterr().err
 
 
-def test_under_torchrun_the_first_rank_converts_alone(tmp_path, capsys, monkeypatch):
-    write_model(tmp_path / "hf")
-    words = ["convert", "--hf-checkpoint", tmp_path / "hf", "--save", tmp_path / "megatron"]
-    monkeypatch.setenv("RANK", "3")
-    code, out, err = run(capsys, *words)
-    assert (code, out) == (0, "")
-    assert "rank 3: nothing to do" in err
-    assert not (tmp_path / "megatron").exists()
-    monkeypatch.setenv("RANK", "0")
-    assert run(capsys, *words)[0] == 0
-
-
 def test_the_package_runs_as_a_module(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "rl_weights", "inspect", str(tmp_path)],

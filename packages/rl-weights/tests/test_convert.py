@@ -11,6 +11,7 @@ from tiny_qwen3_folder import CONFIG, write_model
 from rl_weights import (
     CheckpointError,
     HFCheckpoint,
+    ParallelLayout,
     TorchDistCheckpoint,
     convert_hf_to_torch_dist,
     convert_torch_dist_to_hf,
@@ -70,7 +71,7 @@ def test_the_vocabulary_is_padded_for_the_ranks(tmp_path, multiple, tp_size, row
         tmp_path / "hf",
         tmp_path / "megatron",
         make_vocab_size_divisible_by=multiple,
-        tensor_model_parallel_size=tp_size,
+        layout=ParallelLayout(tensor=tp_size),
     )
     embedding = TorchDistCheckpoint(tmp_path / "megatron").read("embedding.word_embeddings.weight")
     assert embedding.shape == (rows, 32)
@@ -144,24 +145,32 @@ def test_progress_ends_at_all_bytes(tmp_path):
     calls = []
     report = convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", progress=lambda *call: calls.append(call))
     assert calls[-1] == (report.num_bytes, report.num_bytes)
-    assert len(calls) == report.num_tensors
+    assert len(calls) == report.num_tensors + 4, "gate and up are written one after the other"
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pipeline_model_parallel_size": 3}, "4 layers do not divide over 3 pipeline stages"),
-        ({"tensor_model_parallel_size": 4}, "2 key/value groups do not divide over 4 ranks"),
-        ({"tensor_model_parallel_size": 0}, "vocabulary padding: expected a multiple of at least 1, got 0"),
-        ({"pipeline_model_parallel_size": 0}, "parallel sizes: expected at least 1, got TP 1 and PP 0"),
+        ({"layout": {"pipeline": 3}}, "4 layers do not divide over 3 pipeline stages"),
+        ({"layout": {"pipeline": 2, "first_stage_layers": 4}}, r"4 layers do not divide over 2 .* \{0: 4\} are given"),
+        ({"layout": {"pipeline": 2, "first_stage_layers": 1, "last_stage_layers": 2}}, "do not divide over 2 pipeline"),
+        ({"layout": {"tensor": 4}}, "2 key/value groups do not divide over 4 ranks"),
+        ({"layout": {"expert": 2}}, "0 experts do not divide over 2 expert-parallel ranks"),
+        ({"layout": {"tensor": 0}}, "parallel sizes: expected at least 1, got TP 0 and PP 1"),
+        ({"layout": {"pipeline": 0}}, "parallel sizes: expected at least 1, got TP 1 and PP 0"),
         ({"make_vocab_size_divisible_by": -1}, "vocabulary padding: expected a multiple of at least 1, got -1"),
     ],
 )
 def test_layouts_that_the_model_cannot_have_are_refused(tmp_path, settings, message):
     write_model(tmp_path / "hf")
+
+    def convert():
+        layout = {"layout": ParallelLayout(**settings["layout"])} if "layout" in settings else settings
+        convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", **layout)
+
     with pytest.raises(CheckpointError, match=message):
-        convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", **settings)
+        convert()
     assert contents(tmp_path) == ["hf"]
 
 

@@ -11,7 +11,7 @@ import torch
 from tiny_qwen3_folder import CONFIG, write_model
 
 from rl_weights import TorchDistCheckpoint, convert_hf_to_torch_dist, convert_torch_dist_to_hf, verify_checkpoint
-from rl_weights.torch_dist import _read_metadata
+from rl_weights.torch_dist.reader import _read_metadata
 
 TOKENS = [[1, 2, 3, 4, 9, 8, 7, 66], [5, 6, 7, 8, 1, 1, 2, 0]]
 PADDED_VOCAB = 68

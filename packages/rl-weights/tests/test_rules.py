@@ -115,8 +115,8 @@ def test_half_precision_stays_as_it_is():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, r"architectures: expected one of Qwen3ForCausalLM, got \['GPT2"),
-        ({"architectures": None}, "architectures: expected one of Qwen3ForCausalLM, got None"),
+        ({"architectures": ["GPT2LMHeadModel"]}, r"architectures: expected one of .*Qwen3ForCausalLM, .*got \['GPT2"),
+        ({"architectures": None}, "architectures: expected one of .*, got None"),
         ({"hidden_size": None}, "hidden_size: expected a positive integer, got None"),
         ({"hidden_size": True}, "hidden_size: expected a positive integer, got True"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: expected a positive integer, got 0"),

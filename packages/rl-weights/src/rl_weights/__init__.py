@@ -10,11 +10,10 @@ from rl_weights.checksum import bucket_checksum, checksum
 from rl_weights.errors import CheckpointError, RLWeightsError, SyncError
 
 if TYPE_CHECKING:
-    from rl_weights.conversion import ConvertReport
-    from rl_weights.convert import convert_hf_to_torch_dist, convert_torch_dist_to_hf
+    from rl_weights.convert import ConvertReport, convert_hf_to_torch_dist, convert_torch_dist_to_hf
     from rl_weights.diff import CheckpointDiff, diff_checkpoints
     from rl_weights.hf import HFCheckpoint
-    from rl_weights.hf_writer import write_hf
+    from rl_weights.hf.writer import write_hf
     from rl_weights.inspect import Inspection, inspect_checkpoint
     from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
     from rl_weights.protocols import (
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from rl_weights.sync.publisher import Publisher
     from rl_weights.sync.report import PublishReport
     from rl_weights.sync.sharded_source import ShardedSource
-    from rl_weights.torch_dist import TorchDistCheckpoint
+    from rl_weights.torch_dist.layout import ParallelLayout
+    from rl_weights.torch_dist.reader import TorchDistCheckpoint
     from rl_weights.verify import VerifyReport, verify_checkpoint
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Inspection",
     "Manifest",
     "ManifestTensor",
+    "ParallelLayout",
     "PublishReport",
     "Publisher",
     "RLWeightsError",
@@ -75,7 +76,7 @@ __all__ = [
 _MODULE_OF = {
     "CheckpointDiff": "diff",
     "ChecksumSink": "protocols",
-    "ConvertReport": "conversion",
+    "ConvertReport": "convert",
     "DeviceSink": "protocols",
     "HFCheckpoint": "hf",
     "ShardedSource": "sync.sharded_source",
@@ -88,11 +89,12 @@ _MODULE_OF = {
     "Inspection": "inspect",
     "Manifest": "manifest",
     "ManifestTensor": "manifest",
+    "ParallelLayout": "torch_dist.layout",
     "PublishReport": "sync.report",
     "Publisher": "sync.publisher",
     "TensorSource": "protocols",
     "TensorSpec": "protocols",
-    "TorchDistCheckpoint": "torch_dist",
+    "TorchDistCheckpoint": "torch_dist.reader",
     "VerifyReport": "verify",
     "WeightSink": "protocols",
     "convert_hf_to_torch_dist": "convert",
@@ -101,7 +103,7 @@ _MODULE_OF = {
     "inspect_checkpoint": "inspect",
     "read_manifest": "manifest",
     "verify_checkpoint": "verify",
-    "write_hf": "hf_writer",
+    "write_hf": "hf.writer",
 }
 
 

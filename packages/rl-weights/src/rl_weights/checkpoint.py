@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import HFCheckpoint
-from rl_weights.torch_dist_names import is_torch_dist
+from rl_weights.torch_dist.names import is_torch_dist
 
 if TYPE_CHECKING:
-    from rl_weights.torch_dist import TorchDistCheckpoint
+    from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
 type Checkpoint = HFCheckpoint | TorchDistCheckpoint
 
@@ -23,7 +23,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     if is_torch_dist(folder):
-        from rl_weights.torch_dist import TorchDistCheckpoint
+        from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
         return TorchDistCheckpoint(folder)
     if (folder / "config.json").is_file():

@@ -11,16 +11,27 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from rl_weights.conversion import ConvertReport, Progress
 from rl_weights.errors import CheckpointError, RLWeightsError
 from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.progress_bar import bytes_bar, count_bar
 
+if TYPE_CHECKING:
+    from rl_weights.convert import ConvertReport
+
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_TO_MEGATRON_ONLY = ("make_vocab_size_divisible_by", "tensor_model_parallel_size", "pipeline_model_parallel_size")
+_LAYOUT_FLAGS = {
+    "tensor_model_parallel_size": "parts into which tensors are cut (default: 1)",
+    "pipeline_model_parallel_size": "stages over which torchrun's ranks divide the layers (default: 1)",
+    "expert_model_parallel_size": "ranks over which they divide the experts (default: 1)",
+    "expert_tensor_parallel_size": "parts into which experts are cut (default: as other tensors)",
+    "decoder_first_pipeline_num_layers": "layers of the first stage (default: as many as the others)",
+    "decoder_last_pipeline_num_layers": "layers of the last stage (default: as many as the others)",
+}
+_TO_MEGATRON_ONLY = ("make_vocab_size_divisible_by", "transformer_impl", *_LAYOUT_FLAGS)
 _TO_HF_ONLY = ("load", "max_shard_size")
 
 
@@ -40,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return commands[arguments.command](arguments)
     except RLWeightsError as error:
-        print(f"rl-weights: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # which knows of every rank's error
+            print(f"rl-weights: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rl-weights: interrupted; nothing was left behind", file=sys.stderr)
@@ -76,18 +88,23 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     direction = convert.add_mutually_exclusive_group(required=True)
     direction.add_argument("--save", metavar="DIR", help="write a torch_dist checkpoint there")
     direction.add_argument("--save-hf", metavar="DIR", help="write a model folder there, from --load")
-    to_megatron = convert.add_argument_group("with --save")
+    convert.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="cast to it (default: as they are)"
+    )
+    convert.add_argument("--require-finite", action="store_true", help="refuse NaN and infinity")
+    to_megatron = convert.add_argument_group("with --save, also under torchrun, where each rank writes its own part")
     to_megatron.add_argument(
         "--make-vocab-size-divisible-by",
         type=int,
         metavar="N",
         help="pad the vocabulary to a multiple of N x tensor-parallel size (default: 128, as Megatron's)",
     )
+    for name, what in _LAYOUT_FLAGS.items():
+        to_megatron.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
     to_megatron.add_argument(
-        "--tensor-model-parallel-size", type=int, metavar="N", help="a size that the model must be loadable at"
-    )
-    to_megatron.add_argument(
-        "--pipeline-model-parallel-size", type=int, metavar="N", help="a size that the model must be loadable at"
+        "--transformer-impl",
+        choices=("transformer_engine", "local"),
+        help="of the Megatron that is to load it; matters for experts alone (default: transformer_engine)",
     )
     to_hf = convert.add_argument_group("with --save-hf")
     to_hf.add_argument("--load", metavar="DIR", help="torch_dist checkpoint, or the folder of several: the latest")
@@ -95,55 +112,71 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    rank = os.environ.get("RANK", "0")
-    if rank != "0":  # under torchrun; what rank 0 writes is loadable at any parallel layout
-        print(f"rl-weights: rank {rank}: nothing to do, rank 0 converts", file=sys.stderr)
-        return 0
     is_to_hf = arguments.save_hf is not None
     for name in _TO_MEGATRON_ONLY if is_to_hf else _TO_HF_ONLY:
         if vars(arguments)[name] is not None:
             flag, direction = name.replace("_", "-"), "--save-hf" if is_to_hf else "--save"
             raise CheckpointError(f"--{flag}: has no meaning with {direction}")
-    with bytes_bar("converting") as progress:
-        report = _convert_to_hf(arguments, progress) if is_to_hf else _convert_to_megatron(arguments, progress)
-    speed = decimal(int(report.num_bytes / max(report.seconds, 1e-9)))
-    print(
-        f"{arguments.save_hf or arguments.save}: {report.num_tensors} tensors, {decimal(report.num_bytes)} in "
-        f"{report.seconds:.1f} s ({speed}/s)"
-    )
+    report = _convert_to_hf(arguments) if is_to_hf else _convert_to_megatron(arguments)
+    if report is not None:
+        speed = decimal(int(report.num_bytes / max(report.seconds, 1e-9)))
+        print(
+            f"{arguments.save_hf or arguments.save}: {report.num_tensors} tensors, {decimal(report.num_bytes)} in "
+            f"{report.seconds:.1f} s ({speed}/s)"
+        )
     return 0
 
 
-def _convert_to_megatron(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
-    from rl_weights.convert import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist
+def _convert_to_megatron(arguments: argparse.Namespace) -> "ConvertReport | None":
+    """The report on rank 0, None on others; rank 0 also reports an error of any."""
+    from rl_weights.convert import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist, ranks_of_torchrun
+    from rl_weights.torch_dist.layout import ParallelLayout
 
     def given(value: int | None, default: int) -> int:
         return default if value is None else value
 
-    return convert_hf_to_torch_dist(
-        arguments.hf_checkpoint,
-        arguments.save,
-        make_vocab_size_divisible_by=given(arguments.make_vocab_size_divisible_by, DEFAULT_VOCAB_MULTIPLE),
-        tensor_model_parallel_size=given(arguments.tensor_model_parallel_size, 1),
-        pipeline_model_parallel_size=given(arguments.pipeline_model_parallel_size, 1),
-        progress=progress,
+    layout = ParallelLayout(
+        tensor=given(arguments.tensor_model_parallel_size, 1),
+        pipeline=given(arguments.pipeline_model_parallel_size, 1),
+        expert=given(arguments.expert_model_parallel_size, 1),
+        expert_tensor=arguments.expert_tensor_parallel_size,
+        first_stage_layers=arguments.decoder_first_pipeline_num_layers,
+        last_stage_layers=arguments.decoder_last_pipeline_num_layers,
     )
+    with ranks_of_torchrun() as ranks, bytes_bar("converting", is_shown=ranks.rank == 0) as progress:
+        report = convert_hf_to_torch_dist(
+            arguments.hf_checkpoint,
+            arguments.save,
+            make_vocab_size_divisible_by=given(arguments.make_vocab_size_divisible_by, DEFAULT_VOCAB_MULTIPLE),
+            layout=layout,
+            dtype=arguments.dtype,
+            require_finite=arguments.require_finite,
+            transformer_impl=arguments.transformer_impl or "transformer_engine",
+            ranks=ranks,
+            progress=progress,
+        )
+        return report if ranks.rank == 0 else None
 
 
-def _convert_to_hf(arguments: argparse.Namespace, progress: Progress) -> ConvertReport:
+def _convert_to_hf(arguments: argparse.Namespace) -> "ConvertReport":
     from rl_weights.convert import convert_torch_dist_to_hf
-    from rl_weights.hf_writer import DEFAULT_SHARD_BYTES
+    from rl_weights.hf.writer import DEFAULT_SHARD_BYTES
 
     if arguments.load is None:
         raise CheckpointError("--load: expected with --save-hf, to name the torch_dist checkpoint")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise CheckpointError("--save-hf: expected one process, not torchrun's several")
     size = arguments.max_shard_size
-    return convert_torch_dist_to_hf(
-        arguments.load,
-        arguments.hf_checkpoint,
-        arguments.save_hf,
-        max_shard_bytes=DEFAULT_SHARD_BYTES if size is None else _num_bytes(size),
-        progress=progress,
-    )
+    with bytes_bar("converting") as progress:
+        return convert_torch_dist_to_hf(
+            arguments.load,
+            arguments.hf_checkpoint,
+            arguments.save_hf,
+            max_shard_bytes=DEFAULT_SHARD_BYTES if size is None else _num_bytes(size),
+            dtype=arguments.dtype,
+            require_finite=arguments.require_finite,
+            progress=progress,
+        )
 
 
 def _num_bytes(text: str) -> int:

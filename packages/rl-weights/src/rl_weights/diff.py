@@ -9,9 +9,9 @@ import torch
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.checksum import as_bytes
 from rl_weights.hf import HFCheckpoint
-from rl_weights.hf_view import TorchDistAsHF
-from rl_weights.torch_dist import TorchDistCheckpoint
-from rl_weights.torch_dist_names import is_of_model
+from rl_weights.torch_dist.as_hf import TorchDistAsHF
+from rl_weights.torch_dist.names import is_of_model
+from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.dtypes import num_bytes
 from rl_weights.hf import HFCheckpoint
 from rl_weights.manifest import MANIFEST_FILE
-from rl_weights.torch_dist_names import is_of_model
+from rl_weights.torch_dist.names import is_of_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class TensorSummary:
     """One tensor."""
 
     name: str
-    """In torch_dist the stored name (see `torch_dist_names`)."""
+    """In torch_dist the stored name (see `torch_dist.names`)."""
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int

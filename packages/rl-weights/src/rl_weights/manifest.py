@@ -8,16 +8,17 @@ import msgspec
 from rl_weights.checksum import checksum
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
+from rl_weights.rules.box import Box
 
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "rl_weights_manifest.json"
 
 
-class ManifestTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor."""
+class ManifestTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One tensor, or one part of a tensor that is stored in parts."""
 
     name: str
     dtype: str
@@ -25,11 +26,18 @@ class ManifestTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
     checksum: str
     """`rl_weights.checksum` of the tensor."""
+    offset: tuple[int, ...] | None = None
+    """Where the part starts in the tensor of that name; None for the whole."""
 
     @classmethod
-    def of(cls, name: str, tensor: "torch.Tensor") -> "ManifestTensor":
-        """The entry of a tensor."""
-        return cls(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor))
+    def of(cls, name: str, tensor: "torch.Tensor", offset: tuple[int, ...] | None = None) -> "ManifestTensor":
+        """The entry of a contiguous tensor, or of a part that starts at `offset`."""
+        return cls(name, dtype_name(tensor.dtype), tuple(tensor.shape), checksum(tensor), offset)
+
+    @property
+    def box(self) -> Box:
+        """Where it lies in the tensor of that name."""
+        return Box.whole(self.shape) if self.offset is None else Box(self.offset, self.shape)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,9 +17,9 @@ from rich.progress import (
 
 
 @contextmanager
-def bytes_bar(what: str) -> Generator[Callable[[int, int], None]]:
+def bytes_bar(what: str, *, is_shown: bool = True) -> Generator[Callable[[int, int], None]]:
     """A bar of bytes with their speed; gives a function that takes the bytes done and all bytes."""
-    with _bar(what, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as advance:
+    with _bar(what, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), is_shown=is_shown) as advance:
         yield advance
 
 
@@ -31,8 +31,9 @@ def count_bar(what: str) -> Generator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def _bar(what: str, *columns: ProgressColumn) -> Generator[Callable[[int, int], None]]:
+def _bar(what: str, *columns: ProgressColumn, is_shown: bool = True) -> Generator[Callable[[int, int], None]]:
     console = Console(stderr=True)
-    with Progress(TextColumn(what), BarColumn(), *columns, console=console, disable=not console.is_terminal) as bar:
+    is_disabled = not (is_shown and console.is_terminal)
+    with Progress(TextColumn(what), BarColumn(), *columns, console=console, disable=is_disabled) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,6 +9,7 @@ import torch
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.errors import CheckpointError
 from rl_weights.manifest import MANIFEST_FILE, ManifestTensor, read_manifest
+from rl_weights.rules.box import numel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,9 @@ def verify_checkpoint(
     """
     checkpoint = open_checkpoint(path)
     manifest = read_manifest(checkpoint.path)
-    expected = {tensor.name: tensor for tensor in manifest.tensors} if manifest else {}
+    expected: dict[str, list[ManifestTensor]] = {}
+    for entry in manifest.tensors if manifest else ():
+        expected.setdefault(entry.name, []).append(entry)
     problems = [f"{name}: in {MANIFEST_FILE}, but not there" for name in expected if name not in checkpoint.specs]
     num_read_bytes = 0
     for index, name in enumerate(checkpoint.specs):
@@ -50,7 +53,7 @@ def verify_checkpoint(
         if tensor is not None:
             num_read_bytes += tensor.nbytes
             if manifest is not None:
-                problems += _compare(checkpoint, name, tensor, expected.get(name))
+                problems += _compare(checkpoint, name, tensor, expected.get(name, []))
             if require_finite and tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
                 problems.append(f"{name}: {int((~finite).sum())} values are NaN or infinite")
         if progress is not None:
@@ -71,15 +74,20 @@ def _read(checkpoint: Checkpoint, name: str, problems: list[str]) -> torch.Tenso
         return None
 
 
-def _compare(checkpoint: Checkpoint, name: str, tensor: torch.Tensor, expected: ManifestTensor | None) -> list[str]:
-    if expected is None:
+def _compare(checkpoint: Checkpoint, name: str, tensor: torch.Tensor, entries: list[ManifestTensor]) -> list[str]:
+    if not entries:
         return [f"{name}: not in {MANIFEST_FILE}"]
-    actual = ManifestTensor.of(name, tensor)
-    if actual == expected:
-        return []
     where = f"{checkpoint.file_of(name)}: {name}"
-    return [f"{where}: expected {_described(expected)}, got {_described(actual)}"]
+    problems: list[str] = []
+    for entry in entries:
+        actual = ManifestTensor.of(name, entry.box.of(tensor).contiguous() if entry.offset else tensor, entry.offset)
+        if actual != entry:
+            problems.append(f"{where}: expected {_described(entry)}, got {_described(actual)}")
+    if not problems and sum(numel(entry.shape) for entry in entries) != tensor.numel():
+        problems.append(f"{where}: {MANIFEST_FILE} knows only parts of it")
+    return problems
 
 
 def _described(tensor: ManifestTensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)} with checksum {tensor.checksum}"
+    where = "" if tensor.offset is None else f" at {list(tensor.offset)}"
+    return f"{tensor.dtype} {list(tensor.shape)}{where} with checksum {tensor.checksum}"

@@ -4,11 +4,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
+from rl_weights.rules.llama import llama
+from rl_weights.rules.mistral import mistral
 from rl_weights.rules.model_shape import ModelShape
+from rl_weights.rules.qwen2 import qwen2
 from rl_weights.rules.qwen3 import qwen3
+from rl_weights.rules.qwen3_moe import qwen3_moe
 from rl_weights.rules.rule import TensorRule
 
-_TABLES: Mapping[str, Callable[[ModelShape], Iterable[TensorRule]]] = {"Qwen3ForCausalLM": qwen3}
+_TABLES: Mapping[str, Callable[[ModelShape], Iterable[TensorRule]]] = {
+    "LlamaForCausalLM": llama,
+    "MistralForCausalLM": mistral,
+    "Qwen2ForCausalLM": qwen2,
+    "Qwen3ForCausalLM": qwen3,
+    "Qwen3MoeForCausalLM": qwen3_moe,
+}
 _MAX_NAMES_SHOWN = 5
 
 

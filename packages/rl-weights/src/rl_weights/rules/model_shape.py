@@ -8,6 +8,17 @@ from rl_weights.json_value import JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsShape:
+    """The sizes of the experts that stand in some layers, or in all, in the place of the feed-forward part."""
+
+    num_experts: int
+    ffn: int
+    """Of each expert."""
+    layers: frozenset[int]
+    """Layers that have experts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The sizes of a decoder with grouped-query attention and a gated feed-forward part."""
 
@@ -23,7 +34,8 @@ class ModelShape:
     """Rows that Megatron's embedding has."""
     is_tied: bool
     """Whether the output layer is the embedding."""
-    has_attention_bias: bool
+    experts: ExpertsShape | None
+    """None for a dense model."""
 
     @classmethod
     def of(cls, config: Mapping[str, JsonValue], *, vocab_multiple: int) -> "ModelShape":
@@ -44,9 +56,12 @@ class ModelShape:
             raise CheckpointError(
                 f"config.json: num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_groups}"
             )
-        vocab = _positive(config, "vocab_size")
+        for key in ("attention_bias", "mlp_bias"):
+            if _flag(config, key):
+                raise CheckpointError(f"config.json: {key}: expected false; no rule covers these biases")
+        vocab, num_layers = _positive(config, "vocab_size"), _positive(config, "num_hidden_layers")
         return cls(
-            num_layers=_positive(config, "num_hidden_layers"),
+            num_layers=num_layers,
             hidden=hidden,
             ffn=_positive(config, "intermediate_size"),
             num_heads=num_heads,
@@ -55,8 +70,25 @@ class ModelShape:
             vocab=vocab,
             padded_vocab=-(-vocab // vocab_multiple) * vocab_multiple,
             is_tied=_flag(config, "tie_word_embeddings"),
-            has_attention_bias=_flag(config, "attention_bias"),
+            experts=_experts(config, num_layers),
         )
+
+
+def _experts(config: Mapping[str, JsonValue], num_layers: int) -> ExpertsShape | None:
+    key = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    if key not in config:
+        return None
+    step = _positive(config, "decoder_sparse_step", default=1)
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(type(layer) is int and 0 <= layer < num_layers for layer in dense):
+        raise CheckpointError(
+            f"config.json: mlp_only_layers: expected numbers of layers below {num_layers}, got {dense!r}"
+        )
+    layers = frozenset(layer for layer in range(num_layers) if (layer + 1) % step == 0 and layer not in dense)
+    if not layers:
+        return None
+    ffn = _positive(config, "moe_intermediate_size")
+    return ExpertsShape(num_experts=_positive(config, key), ffn=ffn, layers=layers)
 
 
 def _positive(config: Mapping[str, JsonValue], key: str, default: int | None = None) -> int:

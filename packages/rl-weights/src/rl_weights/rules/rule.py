@@ -5,11 +5,12 @@ Names and shapes are known without torch, which is imported where tensors are jo
 Shape legend: N rows of a weight, I its columns; G key/value groups, Q query heads per group, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_weights.errors import CheckpointError
+from rl_weights.rules.box import Box
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +32,37 @@ class TensorRule:
     """Dimension of the Megatron tensor that tensor parallelism slices; None if every rank holds all of it."""
     tied_names: tuple[str, ...] = ()
     """Hugging Face names under which a checkpoint may hold the same tensor again. Never written."""
+    expert: int | None = None
+    """Number of the expert whose tensor it is, counted over the whole layer; None outside of the experts.
+
+    Expert parallelism gives each rank a run of experts, and slices them by the expert-tensor-parallel size.
+    """
 
     @property
     def megatron_shape(self) -> tuple[int, ...]:
         """Shape of the whole Megatron tensor."""
         return self.hf_shapes[0]
 
-    @property
-    def num_stored_parts(self) -> int:
-        """Equal parts, by rows, in which Megatron saves the whole tensor."""
-        return 1
+    def boxes(self, tp_rank: int, tp_size: int) -> tuple[Box, ...]:
+        """The parts of the whole Megatron tensor that Megatron saves of one tensor-parallel rank.
+
+        Raises:
+            CheckpointError: if the tensor cannot be sliced into `tp_size` equal parts.
+        """
+        whole = Box.whole(self.megatron_shape)
+        if self.tp_dim is None:
+            return (whole,) if tp_rank == 0 else ()
+        self._check_sliceable(whole.shape[self.tp_dim], tp_size)
+        return (whole.split(self.tp_dim, tp_size)[tp_rank],)
+
+    def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
+        """One of `boxes`, from no more of the Hugging Face tensors than it takes; they must have the right shapes.
+
+        Args:
+            read: gives the tensor of a Hugging Face name.
+            box: where it lies in the whole Megatron tensor.
+        """
+        return box.of(read(self.hf_names[0]))
 
     def to_megatron(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor.
@@ -79,7 +101,8 @@ class TensorRule:
         """
         if self.tp_dim is None or tp_size == 1:
             return full
-        return _joined([part.chunk(tp_size, self.tp_dim)[tp_rank] for part in self._sliced_parts(full, tp_size)])
+        self._check_sliceable(full.shape[self.tp_dim], tp_size)
+        return self._slice(full, tp_rank, tp_size)
 
     def unshard(self, shards: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
@@ -99,10 +122,12 @@ class TensorRule:
                 f"{self.megatron_name}: expected shape {self.megatron_shape} from config.json, got {tuple(full.shape)}"
             )
 
-    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
-        """The parts of the tensor of which every rank gets an equal slice; checked to be divisible."""
-        self._check_divisible(full.shape[self.tp_dim or 0], tp_size, "rows" if self.tp_dim == 0 else "columns")
-        return (full,)
+    def _slice(self, full: "Tensor", tp_rank: int, tp_size: int) -> "Tensor":
+        return full.chunk(tp_size, self.tp_dim or 0)[tp_rank]
+
+    def _check_sliceable(self, size: int, tp_size: int) -> None:
+        """Checks that each of `tp_size` ranks gets an equal part of the `size` rows or columns along `tp_dim`."""
+        self._check_divisible(size, tp_size, "rows" if self.tp_dim == 0 else "columns")
 
     def _check_divisible(self, count: int, tp_size: int, what: str) -> None:
         if count % tp_size:
@@ -134,9 +159,15 @@ class FuseQKV(TensorRule):
         """[G, rows of a group, ...]."""
         return rows.reshape(self.num_groups, -1, *rows.shape[1:])
 
-    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
+    def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
+        """See `TensorRule.make_box`."""
+        rows_of_group = self.megatron_shape[0] // self.num_groups
+        first, count = box.offset[0] // rows_of_group, box.shape[0] // rows_of_group
+        grouped = [self._by_group(read(name))[first : first + count] for name in self.hf_names]
+        return _joined(grouped, dim=1).flatten(0, 1)
+
+    def _check_sliceable(self, size: int, tp_size: int) -> None:
         self._check_divisible(self.num_groups, tp_size, "key/value groups")
-        return (full,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +179,17 @@ class FuseGateUp(TensorRule):
         """Shape of the whole Megatron tensor."""
         return (2 * self.hf_shapes[0][0], *self.hf_shapes[0][1:])
 
-    @property
-    def num_stored_parts(self) -> int:
-        """Equal parts, by rows, in which Megatron saves the whole tensor."""
-        return 2
+    def boxes(self, tp_rank: int, tp_size: int) -> tuple[Box, ...]:
+        """See `TensorRule.boxes`: the rank's gate rows and its up rows, each by itself."""
+        num_rows = self.hf_shapes[0][0]
+        self._check_sliceable(2 * num_rows, tp_size)
+        gate = Box.whole(self.hf_shapes[0]).split(0, tp_size)[tp_rank]
+        return (gate, gate.moved(0, num_rows))
+
+    def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
+        """See `TensorRule.make_box`."""
+        number, row = divmod(box.offset[0], self.hf_shapes[0][0])
+        return box.moved(0, row - box.offset[0]).of(read(self.hf_names[number]))
 
     def unshard(self, shards: "Sequence[Tensor]") -> "Tensor":
         """The whole Megatron tensor from the parts of all tensor-parallel ranks, in the order of the ranks."""
@@ -164,9 +202,11 @@ class FuseGateUp(TensorRule):
     def _split(self, full: "Tensor") -> "Sequence[Tensor]":
         return full.chunk(2, dim=0)
 
-    def _sliced_parts(self, full: "Tensor", tp_size: int) -> "Sequence[Tensor]":
-        self._check_divisible(full.shape[0] // 2, tp_size, "gate rows")
-        return full.chunk(2, dim=0)
+    def _slice(self, full: "Tensor", tp_rank: int, tp_size: int) -> "Tensor":
+        return _joined([half.chunk(tp_size, 0)[tp_rank] for half in full.chunk(2, dim=0)])
+
+    def _check_sliceable(self, size: int, tp_size: int) -> None:
+        self._check_divisible(size // 2, tp_size, "gate rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +220,13 @@ class PadVocabulary(TensorRule):
     def megatron_shape(self) -> tuple[int, ...]:
         """Shape of the whole Megatron tensor."""
         return (self.padded_rows, *self.hf_shapes[0][1:])
+
+    def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
+        """See `TensorRule.make_box`."""
+        tensor = read(self.hf_names[0])
+        rows = tensor[box.offset[0] : box.offset[0] + box.shape[0]]
+        num_missing = box.shape[0] - rows.shape[0]
+        return _joined([rows, rows.new_zeros(num_missing, *rows.shape[1:])]) if num_missing else rows
 
     def _join(self, hf_tensors: "Sequence[Tensor]") -> "Tensor":
         (tensor,) = hf_tensors

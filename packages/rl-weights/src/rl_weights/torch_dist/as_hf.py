@@ -9,8 +9,8 @@ from rl_weights.errors import CheckpointError
 from rl_weights.json_value import JsonValue
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule, rules_for
-from rl_weights.torch_dist import TorchDistCheckpoint
-from rl_weights.torch_dist_names import is_of_model, stored_name
+from rl_weights.torch_dist.names import StoredNames, is_of_model
+from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
 _MAX_NAMES_SHOWN = 5
 
@@ -30,9 +30,10 @@ class TorchDistAsHF:
         self.path = source.path
         self._source = source
         rules = rules_for(config)
-        _check_stored(rules, source.specs, source.path)
+        self._stored = _stored_names(rules, source.specs)
+        _check_stored(self._stored.values(), source.specs, source.path)
         self._rule_of = {name: rule for rule in rules for name in rule.hf_names}
-        self.specs: dict[str, TensorSpec] = {spec[0]: spec for rule in rules for spec in _specs(rule, source)}
+        self.specs: dict[str, TensorSpec] = {spec[0]: spec for rule in rules for spec in self._specs_of(rule)}
         """Name, dtype and shape of every tensor, in the order of the layers."""
         self._last: tuple[TensorRule, dict[str, torch.Tensor]] | None = None
 
@@ -44,7 +45,7 @@ class TorchDistAsHF:
         """
         rule = self._rule_of[name]
         if self._last is None or self._last[0] is not rule:
-            parts = rule.to_hf(self._source.read(stored_name(rule.megatron_name)))
+            parts = rule.to_hf(self._source.read(self._stored[rule.megatron_name]))
             self._last = rule, dict(zip(rule.hf_names, parts, strict=True))
         return self._last[1][name]
 
@@ -52,19 +53,25 @@ class TorchDistAsHF:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
 
+    def _specs_of(self, rule: TensorRule) -> list[TensorSpec]:
+        _, dtype, shape = self._source.specs[self._stored[rule.megatron_name]]
+        parts = rule.to_hf(torch.empty(shape, device="meta"))
+        return [(name, dtype, tuple(part.shape)) for name, part in zip(rule.hf_names, parts, strict=True)]
 
-def _check_stored(rules: Sequence[TensorRule], names: Collection[str], where: Path) -> None:
-    needed = {stored_name(rule.megatron_name) for rule in rules}
+
+def _stored_names(rules: Sequence[TensorRule], names: Collection[str]) -> dict[str, str]:
+    """The stored name of every parameter, as the one or the other of Megatron's layer implementations gives it."""
+    by_engine, by_local = StoredNames(rules), StoredNames(rules, transformer_impl="local")
+    stored = {rule.megatron_name: by_engine.name(rule.megatron_name) for rule in rules}
+    others = {rule.megatron_name: by_local.name(rule.megatron_name) for rule in rules}
+    return {ours: name if name in names or others[ours] not in names else others[ours] for ours, name in stored.items()}
+
+
+def _check_stored(needed: Collection[str], names: Collection[str], where: Path) -> None:
     of_model = {name for name in names if is_of_model(name)}
-    if missing := sorted(needed - of_model):
+    if missing := sorted(set(needed) - of_model):
         shown = ", ".join(missing[:_MAX_NAMES_SHOWN])
         raise CheckpointError(f"{where}: {len(missing)} of the model's {len(needed)} tensors are missing: {shown}")
-    if unknown := sorted(of_model - needed):
+    if unknown := sorted(of_model - set(needed)):
         shown = ", ".join(unknown[:_MAX_NAMES_SHOWN])
         raise CheckpointError(f"{where}: no rule covers {len(unknown)} tensors: {shown}")
-
-
-def _specs(rule: TensorRule, source: TorchDistCheckpoint) -> list[TensorSpec]:
-    _, dtype, shape = source.specs[stored_name(rule.megatron_name)]
-    parts = rule.to_hf(torch.empty(shape, device="meta"))
-    return [(name, dtype, tuple(part.shape)) for name, part in zip(rule.hf_names, parts, strict=True)]

@@ -1,12 +1,13 @@
 """Checkpoints in Megatron's torch_dist format, read tensor by tensor without Megatron."""
 
-import io
+import itertools
 import json
+import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
@@ -15,15 +16,9 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
 from rl_weights.protocols import TensorSpec
-from rl_weights.torch_dist_names import (
-    METADATA_FILE,
-    RELEASE,
-    TRACKER_FILE,
-    Place,
-    is_stacked,
-    name_of_row,
-    place_of,
-)
+from rl_weights.rules.box import Box, numel
+from rl_weights.torch_dist.file_part import FilePart
+from rl_weights.torch_dist.names import METADATA_FILE, RELEASE, TRACKER_FILE, Place, name_of_row, num_row_dims
 
 
 class TorchDistCheckpoint:
@@ -41,8 +36,9 @@ class TorchDistCheckpoint:
         self.path = _checkpoint_folder(path)
         self._metadata = _read_metadata(self.path)
         self.specs: dict[str, TensorSpec] = {}
-        """Name, dtype and shape of every tensor by its stored name (see `torch_dist_names`), optimizer state too."""
+        """Name, dtype and shape of every tensor by its stored name (see `torch_dist.names`), optimizer state too."""
         self._places: dict[str, Place] = {}
+        self._chunks: dict[str, dict[tuple[int, ...], list[ChunkStorageMetadata]]] = {}
         for key, entry in self._metadata.state_dict_metadata.items():
             if isinstance(entry, TensorStorageMetadata):
                 self._add(key, dtype_name(entry.properties.dtype), tuple(entry.size))
@@ -60,18 +56,16 @@ class TorchDistCheckpoint:
             CheckpointError: naming the file, if a part of it is missing, truncated or damaged.
         """
         _, _, shape = self.specs[name]
-        key, layer = self._places[name]
-        entry = self._entry(key)
-        whole = torch.empty(shape, dtype=entry.properties.dtype)
+        key, rows = self._places[name]
+        chunks = self._chunks_of(name)
+        if len(chunks) == 1 and chunks[0].sizes[len(rows) :] == shape:
+            return self._read_rows(key, chunks[0], rows)
+        whole = torch.empty(shape, dtype=self._entry(key).properties.dtype)
         num_filled = 0
-        for chunk in entry.chunks:
-            part = self._part_of(key, chunk, layer)
-            if part is None:
-                continue
-            tensor, offsets = part
-            slices = tuple(slice(start, start + size) for start, size in zip(offsets, tensor.shape, strict=True))
-            whole[slices] = tensor
-            num_filled += tensor.numel()
+        for chunk in chunks:
+            part = Box(tuple(chunk.offsets[len(rows) :]), tuple(chunk.sizes[len(rows) :]))
+            part.of(whole).copy_(self._read_rows(key, chunk, rows))
+            num_filled += numel(part.shape)
         if num_filled != whole.numel():
             raise CheckpointError(f"{self.path}: {name}: {num_filled} of {whole.numel()} elements are there")
         return whole
@@ -82,39 +76,38 @@ class TorchDistCheckpoint:
 
     def file_of(self, name: str) -> str:
         """The files in which the tensor of that stored name lies."""
-        key, layer = self._places[name]
-        chunks = [chunk for chunk in self._entry(key).chunks if layer is None or _has_row(chunk, layer)]
-        stored = [self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets)) for chunk in chunks]
-        files = dict.fromkeys(entry.relative_path for entry in stored if entry is not None)
-        return ", ".join(str(self.path / file) for file in files)
+        return ", ".join(str(self.path / file) for file in self.file_names(name))
+
+    def file_names(self, name: str) -> tuple[str, ...]:
+        """Names of the files in which the tensor of that stored name lies."""
+        key = self._places[name].key
+        stored = [self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets)) for chunk in self._chunks_of(name)]
+        return tuple(dict.fromkeys(entry.relative_path for entry in stored if entry is not None))
 
     def num_parts(self, name: str) -> int:
         """Pieces in which the tensor of that stored name is saved: its tensor-parallel size, mostly."""
-        key, layer = self._places[name]
-        return sum(layer is None or _has_row(chunk, layer) for chunk in self._entry(key).chunks)
+        return len(self._chunks_of(name))
 
     def _add(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
-        if not is_stacked(key):
-            self._places[key], self.specs[key] = Place(key, None), (key, dtype, shape)
-            return
-        for layer in range(shape[0]):
-            name = name_of_row(key, layer)
-            self._places[name], self.specs[name] = place_of(name), (name, dtype, shape[1:])
+        num_rows = num_row_dims(key)
+        for rows in itertools.product(*(range(size) for size in shape[:num_rows])):
+            name = name_of_row(key, rows)
+            self._places[name], self.specs[name] = Place(key, rows), (name, dtype, shape[num_rows:])
+
+    def _chunks_of(self, name: str) -> list[ChunkStorageMetadata]:
+        key, rows = self._places[name]
+        if key not in self._chunks:
+            self._chunks[key] = _by_rows(self._entry(key).chunks, len(rows))
+        return self._chunks[key].get(rows, [])
 
     def _entry(self, key: str) -> TensorStorageMetadata:
         entry = self._metadata.state_dict_metadata[key]
         assert isinstance(entry, TensorStorageMetadata)
         return entry
 
-    def _part_of(
-        self, key: str, chunk: ChunkStorageMetadata, layer: int | None
-    ) -> tuple[torch.Tensor, tuple[int, ...]] | None:
-        """What a chunk holds of the tensor, or of its row, and where it belongs; None if nothing."""
-        if layer is None:
-            return self._read_chunk(key, chunk), tuple(chunk.offsets)
-        if not _has_row(chunk, layer):
-            return None
-        return self._read_chunk(key, chunk)[layer - chunk.offsets[0]], tuple(chunk.offsets[1:])
+    def _read_rows(self, key: str, chunk: ChunkStorageMetadata, rows: tuple[int, ...]) -> torch.Tensor:
+        """What a chunk holds at these rows."""
+        return self._read_chunk(key, chunk)[tuple(row - start for row, start in zip(rows, chunk.offsets, strict=False))]
 
     def _read_chunk(self, key: str, chunk: ChunkStorageMetadata) -> torch.Tensor:
         stored = self._metadata.storage_data.get(MetadataIndex(key, chunk.offsets))
@@ -124,12 +117,11 @@ class TorchDistCheckpoint:
         if stored.transform_descriptors:
             raise CheckpointError(f"{file}: {key}: stored with {stored.transform_descriptors}, which is not supported")
         try:
-            with file.open("rb") as stream:
-                stream.seek(stored.offset)
-                content = stream.read(stored.length)
-            if len(content) != stored.length:
-                raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
-            tensor = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with file.open("rb", buffering=0) as stream:
+                if os.fstat(stream.fileno()).st_size < stored.offset + stored.length:
+                    raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
+                part = FilePart(stream, stored.offset, stored.length)
+                tensor = torch.load(cast("IO[bytes]", part), map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise CheckpointError(f"{file}: no such file, but {key} is in it") from error
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -139,8 +131,16 @@ class TorchDistCheckpoint:
         return tensor
 
 
-def _has_row(chunk: ChunkStorageMetadata, layer: int) -> bool:
-    return chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
+def _by_rows(
+    chunks: Sequence[ChunkStorageMetadata], num_rows: int
+) -> dict[tuple[int, ...], list[ChunkStorageMetadata]]:
+    """The chunks that hold a part of what lies at each combination of rows."""
+    found: dict[tuple[int, ...], list[ChunkStorageMetadata]] = {}
+    for chunk in chunks:
+        spans = zip(chunk.offsets[:num_rows], chunk.sizes[:num_rows], strict=True)
+        for rows in itertools.product(*(range(start, start + size) for start, size in spans)):
+            found.setdefault(rows, []).append(chunk)
+    return found
 
 
 def _checkpoint_folder(path: Path) -> Path:

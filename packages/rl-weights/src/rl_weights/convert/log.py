@@ -1,10 +1,11 @@
 """What every conversion counts and reports."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rl_weights.dtypes import num_bytes
 from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
 
 if TYPE_CHECKING:
@@ -33,18 +34,29 @@ class ConversionLog:
         self._progress = progress
         self._entries: list[ManifestTensor] = []
 
-    def note(self, name: str, tensor: "torch.Tensor") -> None:
-        """Counts a contiguous tensor that is about to be written."""
-        self._entries.append(ManifestTensor.of(name, tensor))
+    @property
+    def entries(self) -> tuple[ManifestTensor, ...]:
+        """Every tensor or part so far."""
+        return tuple(self._entries)
+
+    def note(self, name: str, tensor: "torch.Tensor", offset: tuple[int, ...] | None = None) -> None:
+        """Counts a contiguous tensor, or the part of it that starts at `offset`, that is about to be written."""
+        self._entries.append(ManifestTensor.of(name, tensor, offset))
         self._num_written_bytes += tensor.nbytes
         if self._progress is not None:
             self._progress(self._num_written_bytes, self._num_bytes)
 
+    def take_over(self, entries: Sequence[ManifestTensor]) -> None:
+        """Counts from now on what all ranks have written, of which this one's share is part."""
+        self._entries = list(entries)
+        self._num_written_bytes = sum(num_bytes(entry.dtype, entry.shape) for entry in entries)
+
     def manifest(self) -> Manifest:
         """Every tensor so far."""
-        return Manifest(SCHEMA_VERSION, tuple(self._entries))
+        return Manifest(SCHEMA_VERSION, self.entries)
 
     def report(self) -> ConvertReport:
         """What was written, and the time since this log was made."""
         seconds = time.monotonic() - self._started
-        return ConvertReport(num_tensors=len(self._entries), num_bytes=self._num_written_bytes, seconds=seconds)
+        num_tensors = len({entry.name for entry in self._entries})
+        return ConvertReport(num_tensors=num_tensors, num_bytes=self._num_written_bytes, seconds=seconds)

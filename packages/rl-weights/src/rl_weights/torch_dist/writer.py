@@ -1,0 +1,153 @@
+"""Checkpoints in Megatron's torch_dist format, written without Megatron: a file of each rank, then what describes all.
+
+Source: torch 2.11.0, distributed/checkpoint/filesystem.py, whose files these are.
+"""
+
+import json
+import pickle
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo  # pyright: ignore[reportPrivateUsage]
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from rl_weights.dtypes import dtype_named
+from rl_weights.json_value import JsonValue
+from rl_weights.rules.box import Box
+from rl_weights.torch_dist.names import METADATA_FILE
+
+COMMON_STATE_KEY = "common_state/shard_0_1"
+_BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+_BUFFER_BYTES = 2**20
+
+
+class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the tensor of one key, that is written by itself. Where the key has rows, they lead its dimensions."""
+
+    key: str
+    dtype: str
+    """Torch dtype without the prefix."""
+    shape: tuple[int, ...]
+    """Of the whole tensor of that key."""
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, key: str, dtype: str, shape: tuple[int, ...], box: Box, rows: Sequence[int], row_sizes: Sequence[int]
+    ) -> "StoredPart":
+        """The part at `box` of the tensor of that shape that lies at `rows` of the key."""
+        return cls(
+            key=key,
+            dtype=dtype,
+            shape=(*row_sizes, *shape),
+            offset=(*rows, *box.offset),
+            size=(*(1 for _ in rows), *box.shape),
+        )
+
+
+class StoredAt(msgspec.Struct, frozen=True):
+    """Where something lies that was written."""
+
+    key: str
+    offset: tuple[int, ...] | None
+    """Of a part of a tensor; None for an object."""
+    file: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartToStore:
+    """A part that is made when its turn comes to be written."""
+
+    part: StoredPart
+    make: Callable[[], torch.Tensor]
+    """Called once; gives a tensor on the CPU, of the part's dtype and of its size but for the rows."""
+
+
+def rank_file(rank: int) -> str:
+    """Name of the file that a rank writes."""
+    return f"__{rank}_0.distcp"
+
+
+def write_file(file: Path, objects: Mapping[str, object], parts: Iterable[PartToStore]) -> list[StoredAt]:
+    """Writes the file of one rank, holding one part at a time, and says where everything lies in it.
+
+    Args:
+        file: is made.
+        objects: what is not a tensor, by its key.
+        parts: in the order in which they are to be made.
+    """
+    written: list[StoredAt] = []
+    with file.open("wb", buffering=_BUFFER_BYTES) as stream, _without_crc32():
+        for key, content in objects.items():
+            written.append(_append(stream, file.name, key, None, [content]))
+        for item in parts:
+            written.append(_append(stream, file.name, item.part.key, item.part.offset, _made(item)))
+    return written
+
+
+def write_description(folder: Path, parts: Iterable[StoredPart], written: Iterable[StoredAt]) -> None:
+    """Writes what describes the files of all ranks: `.metadata` and metadata.json."""
+    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    for part in parts:
+        shape, dtype = torch.Size(part.shape), dtype_named(part.dtype, part.key)
+        entry = entries.setdefault(part.key, TensorStorageMetadata(TensorProperties(dtype=dtype), shape, []))
+        assert isinstance(entry, TensorStorageMetadata)
+        entry.chunks.append(ChunkStorageMetadata(torch.Size(part.offset), torch.Size(part.size)))
+    storage: dict[MetadataIndex, _StorageInfo] = {}
+    for at in written:
+        if at.offset is None:
+            entries[at.key] = BytesStorageMetadata()
+        storage[MetadataIndex(at.key, at.offset)] = _StorageInfo(at.file, at.start, at.length)
+    metadata = Metadata(
+        state_dict_metadata=dict(entries), planner_data=None, storage_data=storage, storage_meta=StorageMeta()
+    )
+    (folder / METADATA_FILE).write_bytes(pickle.dumps(metadata))
+    (folder / "metadata.json").write_text(json.dumps(_BACKEND))
+
+
+def common_state(iteration: int) -> Mapping[str, JsonValue]:
+    """The state that no rank has for itself."""
+    return {"checkpoint_version": 3.0, "iteration": iteration}
+
+
+def _made(item: PartToStore) -> torch.Tensor:
+    made, part = item.make(), item.part
+    num_rows = len(part.size) - made.ndim
+    assert (made.dtype, tuple(made.shape)) == (dtype_named(part.dtype, part.key), part.size[num_rows:])
+    made = made.contiguous()
+    if made.untyped_storage().nbytes() != made.nbytes:  # of a view torch.save would write all that it is a view of
+        made = made.clone()
+    return made[(None,) * num_rows]
+
+
+def _append(stream: BinaryIO, file: str, key: str, offset: tuple[int, ...] | None, content: object) -> StoredAt:
+    start = stream.tell()
+    torch.save(content, stream)
+    return StoredAt(key, offset, file, start, stream.tell() - start)
+
+
+@contextmanager
+def _without_crc32() -> Generator[None]:
+    """Does not have torch.save compute checksums, which no reader of torch's looks at; they take most of the time."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
