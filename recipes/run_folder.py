@@ -24,8 +24,17 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 SUMMARY_FILE = "summary.json"
 
-# What may change when a run is resumed: how long it goes on, how often it saves and looks, and how long it waits.
-_FREE_ON_RESUME = ("num-rollout", "num-epoch", "save-interval", "eval-interval")
+# What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, and the
+# way by which weights get to the engines, which are the same bits by every way.
+_FREE_ON_RESUME = (
+    "num-rollout",
+    "num-epoch",
+    "save-interval",
+    "eval-interval",
+    "update-weight-transport",
+    "update-weight-mode",
+    "update-weight-disk-dir",
+)
 _FREE_SUFFIXES = ("-timeout-s",)
 
 

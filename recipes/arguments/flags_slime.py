@@ -52,9 +52,14 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     (
         "weights go from the trainer's memory to the engines after every step",
         """
-        keep-old-actor update-weight-delta-checksum update-weight-delta-encoding update-weight-disk-dir
-        update-weight-disk-keep-files update-weight-local-checkpoint-dir update-weight-mode update-weight-transport
-        update-weights-interval
+        keep-old-actor update-weights-interval
+        """,
+    ),
+    (
+        "each engine keeps what it needs for deltas, and a version's files go when no engine needs them",
+        """
+        update-weight-delta-checksum update-weight-delta-encoding update-weight-disk-keep-files
+        update-weight-local-checkpoint-dir
         """,
     ),
     (
@@ -72,7 +77,13 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ("recipes.sft reads --global-batch-size conversations for a step", "rollout-batch-size"),
     ("supervised training has no reference policy", "ref-load"),
     ("supervised training has no rewards", "custom-rm-path rm-url"),
-    ("supervised training has no engines to publish to", "check-weight-update-equal update-weight-buffer-size"),
+    (
+        "supervised training has no engines to publish to",
+        """
+        check-weight-update-equal update-weight-buffer-size update-weight-disk-dir update-weight-mode
+        update-weight-transport
+        """,
+    ),
     ("use --rollout-max-prompt-len and --rollout-max-response-len", "rollout-max-context-len"),
     ("use --eval-max-response-len", "eval-max-context-len eval-max-prompt-len eval-min-new-tokens"),
     ("evaluation reads tools as --tool-key says", "eval-tool-key"),

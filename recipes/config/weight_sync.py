@@ -1,8 +1,15 @@
 """How weights get from the trainer to the engines."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
 
 from recipes.config.checks import require_at_least
+from recipes.errors import UsageError
+from rl_weights import SyncConfig
+
+type _Transport = Literal["auto", "cuda_ipc", "host", "gloo", "nccl", "disk"]
+type _Mode = Literal["full", "delta"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,9 +17,31 @@ class WeightSyncConfig:
     """Publishing of the weights after every rollout's steps.
 
     Raises:
-        UsageError: if a number makes no sense.
+        UsageError: if a number makes no sense, or a flag has no effect.
     """
 
+    update_weight_transport: _Transport = field(
+        default="auto",
+        metadata={
+            "help": "the way of the weights: cuda_ipc (engines read the trainer's GPU memory), host (bytes of host "
+            "memory), gloo or nccl (a process group with each engine), disk (a shared folder); auto is cuda_ipc where "
+            "all share one GPU, and else host",
+            "choices": get_args(_Transport.__value__),
+        },
+    )
+    update_weight_mode: _Mode = field(
+        default="full",
+        metadata={
+            "help": "on a disk: everything, or what changed since the version before",
+            "choices": get_args(_Mode.__value__),
+        },
+    )
+    update_weight_disk_dir: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder for --update-weight-transport disk, which all machines share; default: RUN_DIR/weights"
+        },
+    )
     update_weight_buffer_size: int = field(
         default=2**30,
         metadata={
@@ -21,8 +50,25 @@ class WeightSyncConfig:
     )
     check_weight_update_equal: bool = field(
         default=False,
-        metadata={"help": "every engine compares its weights with the trainer's after it has taken them"},
+        metadata={"help": "compare the checksum of every tensor in every engine with the trainer's after a publish"},
     )
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "update_weight_buffer_size")
+        if self.update_weight_transport == "disk":
+            return
+        if self.update_weight_mode == "delta":
+            raise UsageError("--update-weight-mode delta has no effect without --update-weight-transport disk")
+        if self.update_weight_disk_dir is not None:
+            raise UsageError("--update-weight-disk-dir has no effect without --update-weight-transport disk")
+
+    def sync_config(self, run_dir: Path) -> SyncConfig:
+        """What the trainer is told.
+
+        Args:
+            run_dir: folder of the run.
+        """
+        folder = None
+        if self.update_weight_transport == "disk":
+            folder = (self.update_weight_disk_dir or run_dir / "weights").absolute()
+        return SyncConfig(transport=self.update_weight_transport, mode=self.update_weight_mode, folder=folder)

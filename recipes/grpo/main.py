@@ -16,6 +16,7 @@ from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
 from rl_data.json import JsonValue
 from rl_rollout import Rollout
+from rl_weights import SyncError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,12 +94,18 @@ class _GRPO:
         """Hands the present weights to every engine that has not failed; versions count from 1."""
         live = [engine for engine in self.engines if engine.name not in self.pool.failed]
         sync = self.job.weight_sync
-        self.trainer.publish(
-            after_step + 1,
-            live,
-            bucket_bytes=sync.update_weight_buffer_size,
-            verify=sync.check_weight_update_equal,
-        )
+        try:
+            self.trainer.publish(
+                after_step + 1,
+                live,
+                bucket_bytes=sync.update_weight_buffer_size,
+                sync=sync.sync_config(self.job.run.run_dir),
+                verify=sync.check_weight_update_equal,
+            )
+        except SyncError as error:
+            if sync.check_weight_update_equal:
+                raise
+            self.console.say(f"{error}\nwhat failed gets no prompts until it has a whole version")
         self.pool.set_policy_version(after_step + 1)
 
     async def evaluate(self, *, after_step: int) -> None:

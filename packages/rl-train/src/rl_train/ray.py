@@ -30,7 +30,7 @@ from rl_train.trainer import MemoryUse, StepResult, TrainerPart
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from rl_weights import PublishReport, RLWeightsError, WeightSink
+    from rl_weights import PublishReport, RLWeightsError, SyncConfig, WeightSink
 
 # After one rank fails, the others fail too, because it left them alone: this long we wait to see who was first.
 _GRACE_S = 1.0
@@ -73,7 +73,7 @@ class TrainerGroup:
         self._actors = tuple(actors)
         self._config = config
         self._failure: RLTrainError | None = None
-        self._sinks: tuple[tuple[WeightSink, ...], int, float] | None = None
+        self._sinks: tuple[tuple[WeightSink, ...], int, float, SyncConfig] | None = None
         self._is_ready = False
         values = spec.arguments.values
         tensor, pipeline = values["tensor_model_parallel_size"], values["pipeline_model_parallel_size"]
@@ -180,6 +180,7 @@ class TrainerGroup:
         *,
         bucket_bytes: int = _BUCKET_BYTES,
         deadline_s: float | None = None,
+        sync: "SyncConfig | None" = None,
         verify: bool = False,
     ) -> "PublishReport":
         """Hands the present weights to every sink as `version`.
@@ -191,18 +192,22 @@ class TrainerGroup:
             bucket_bytes: size of the pieces in which weights travel.
             deadline_s: what each call of a sink may take; by default trainer_step_timeout_s, so that a shorter deadline
                 of the sink's own rules. A late sink adds it to what the publication may take.
-            verify: whether every sink then compares what it holds with the trainer's weights, value by value.
+            sync: the way that weights go; by default as bytes, or through the memory of a GPU that all share.
+            verify: whether the checksum of every tensor that a sink then holds is compared with the trainer's.
 
         Raises:
             SyncError: naming the sinks that failed. The trainer goes on.
         """
         limit_s = self._config.trainer_step_timeout_s
-        chosen = (tuple(sinks), bucket_bytes, limit_s if deadline_s is None else deadline_s)
+        from rl_weights import SyncConfig
+
+        deadline_s = limit_s if deadline_s is None else deadline_s
+        chosen = (tuple(sinks), bucket_bytes, deadline_s, sync or SyncConfig())
         if chosen != self._sinks:
             self._call("set_sinks", chosen, limit_s, "planning weight sync")
             self._sinks = chosen
         doing = f"publishing version {version}"
-        return self._call("publish", (version,), limit_s + chosen[-1], doing, verify=verify)[0]
+        return self._call("publish", (version,), limit_s + 2 * deadline_s, doing, verify=verify)[0]
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `Trainer.save_checkpoint`."""

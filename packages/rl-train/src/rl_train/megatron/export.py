@@ -3,10 +3,10 @@
 # pyright: standard
 # Megatron-Core is annotated in part only.
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -42,13 +42,11 @@ class MegatronTensorSource(ShardedSource):
             pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
             names=list(parts),
         )
-        told = from_every_rank(msgspec.json.encode(holding), next(iter(parts.values())).device)
+        told = from_every_rank(json.dumps(holding).encode(), next(iter(parts.values())).device)
         dtype = str(next(iter(parts.values())).dtype).removeprefix("torch.")
         super().__init__(
             rules=rules_of(module, model_config),
-            layout=TrainerLayout(
-                holders=_holders([msgspec.json.decode(one, type=_Holding) for one in told]), dtype=dtype
-            ),
+            layout=TrainerLayout(holders=_holders([_Holding(*json.loads(one)) for one in told]), dtype=dtype),
             parts=parts,
             rank=dist.get_rank(),
             group=dist.group.WORLD if dist.get_world_size() > 1 else None,

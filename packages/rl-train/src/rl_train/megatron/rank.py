@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
     from rl_train.algorithms import LossFunction
-    from rl_train.megatron.export import MegatronTensorSource
     from rl_train.megatron.trainer import MegatronTrainer
-    from rl_weights import Publisher, PublishReport, WeightSink
+    from rl_weights import Publisher, PublishReport, SyncConfig, WeightSink
 
 LOOPBACK = "127.0.0.1"
 _FRAMES_SHOWN = 4
@@ -85,7 +84,6 @@ class TrainerRank:
         self._store: Store | None = None
         self._meeting_folder: Path | None = None
         self._trainer: MegatronTrainer | None = None
-        self._source: MegatronTensorSource | None = None
         self._publisher: Publisher | None = None
         # Read by OpenMP when torch is loaded.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
@@ -114,7 +112,9 @@ class TrainerRank:
         return Address(self._host, port)
 
     def close_meeting(self) -> None:
-        """Removes what `listen` left on the disk, once no rank needs it. May be called from another thread."""
+        """Removes what `listen` and publishing left on the disk, once no rank needs it. Another thread may call it."""
+        if self._publisher is not None:
+            self._publisher.close()
         if self._meeting_folder is not None:
             shutil.rmtree(self._meeting_folder, ignore_errors=True)
 
@@ -179,24 +179,31 @@ class TrainerRank:
             rows = trainer.compute_reference_logprobs(batch) if is_reference else trainer.compute_logprobs(batch)
             return rows if self._rank == 0 else None
 
-    def set_sinks(self, sinks: "Sequence[WeightSink]", bucket_bytes: int, deadline_s: float) -> None:
+    def set_sinks(
+        self, sinks: "Sequence[WeightSink]", bucket_bytes: int, deadline_s: float, sync: "SyncConfig"
+    ) -> None:
         """Plans how weights get to `sinks`, whose calls may take `deadline_s` each. Rank 0 calls them. Collective."""
         from rl_weights import Publisher
 
         with self._doing_now(f"planning weight sync to {len(sinks)} engines"):
-            self._source = self._ready.tensor_source()
-            used = sinks if self._source.is_writer else ()
-            self._publisher = Publisher(self._source, used, bucket_bytes=bucket_bytes, deadline_s=deadline_s)
+            if self._publisher is not None:
+                self._publisher.close()
+            source = self._ready.tensor_source()
+            if self._host != LOOPBACK and sync.host is None:
+                sync = replace(sync, host=self._host)
+            self._publisher = Publisher(
+                source,
+                sinks if source.is_writer else (),
+                bucket_bytes=bucket_bytes,
+                deadline_s=deadline_s,
+                transport=sync.make_transport(),
+            )
 
     def publish(self, version: int, *, verify: bool) -> "PublishReport":
         """Hands the weights to the sinks as `version`, and compares if asked to. Collective."""
         assert self._publisher is not None, "set_sinks() comes first"
-        assert self._source is not None
         with self._doing_now(f"publishing version {version}"):
-            try:
-                return self._publisher.publish(version, verify=verify)
-            finally:
-                self._source.finish()
+            return self._publisher.publish(version, verify=verify)
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:
         """See `MegatronTrainer.save_checkpoint`."""
