@@ -6,7 +6,7 @@ end of the socket pair closes.
 """
 
 import contextlib
-import gc
+import importlib
 import json
 import logging
 import os
@@ -19,6 +19,12 @@ import time
 from queue import SimpleQueue
 
 from rl_rollout.sglang.cpu_platform import cpu_server_args
+from rl_rollout.sglang.light_imports import (
+    collecting_later,
+    leave_out_other_models,
+    light_imports_on_cpu,
+    quick_distributions,
+)
 from rl_rollout.sglang.messages import Channel, Frame
 
 logger = logging.getLogger(__name__)
@@ -33,16 +39,17 @@ def main() -> None:
     frames: SimpleQueue[Frame] = SimpleQueue()
     threading.Thread(target=_receive, args=(channel, frames, folder), name="receive", daemon=True).start()
     started = time.perf_counter()
-    gc.disable()  # importing makes millions of objects that stay: collecting garbage meanwhile takes 2 of 13 s
-    import torch
+    leave_out_other_models(server_args)
+    with collecting_later(), quick_distributions():
+        import torch
 
-    is_cpu = not torch.cuda.is_available()
-    if is_cpu:
-        server_args = cpu_server_args(server_args)
-    from rl_rollout.sglang.served_engine import ServedEngine
-
-    gc.freeze()
-    gc.enable()
+        is_cpu = not torch.cuda.is_available()
+        if is_cpu:
+            server_args = cpu_server_args(server_args)
+            with light_imports_on_cpu():
+                # Part of it is imported by the scheduler, which is forked from this process: then it need not.
+                importlib.import_module("sglang.srt.model_executor.model_runner")
+        from rl_rollout.sglang.served_engine import ServedEngine
     imported_s = time.perf_counter() - started
     ServedEngine(server_args, channel, frames, is_cpu=is_cpu, imported_s=imported_s).run()
 
