@@ -88,7 +88,6 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ("use --eval-max-response-len", "eval-max-context-len eval-max-prompt-len eval-min-new-tokens"),
     ("evaluation reads tools as --tool-key says", "eval-tool-key"),
     ("micro-batches are packed to --max-tokens-per-gpu", "data-pad-size-multiplier log-probs-max-tokens-per-gpu"),
-    ("tokens are balanced, not operations", "balance-by-flops"),
     ("a reward is one number: the grader is chosen by --rm-type", "eval-reward-key group-rm reward-key"),
     (
         "samples come from the recipe's own engines",

@@ -1,9 +1,12 @@
 """How samples become optimizer steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
+from rl_data.balance import attention_length_of
+from rl_data.json import JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +19,17 @@ class BatchConfig:
 
     global_batch_size: int = field(metadata={"help": "samples of an optimizer step, over all ranks"})
     max_tokens_per_gpu: int = field(default=8192, metadata={"help": "tokens of a micro-batch at most"})
+    balance_by_flops: bool = field(
+        default=False,
+        metadata={"help": "balance operations over the data-parallel ranks, attention counted, instead of tokens"},
+    )
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "global_batch_size", "max_tokens_per_gpu")
+
+    def attention_length(self, model_config: Mapping[str, JsonValue]) -> float | None:
+        """What `rl_data.pack` takes under that name, for a model with this config.json."""
+        return attention_length_of(model_config) if self.balance_by_flops else None
 
     def check_divides(self, *, num_data_parallel_ranks: int) -> None:
         """Checks that a step gives every data-parallel rank the same number of samples.

@@ -42,6 +42,7 @@ def make_batches(
             max_tokens=job.batch.max_tokens_per_gpu,
             loss_reduction=job.algorithm.loss_reduction,
             pad_to_multiple=pad_to_multiple,
+            attention_length=job.batch.attention_length(job.model_config),
         )
         for first, stop in itertools.pairwise(borders)
     ]

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from recipes.clock import PhaseClock
-from recipes.cluster import gpus_per_actor, ray_cluster
+from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
-from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
 from recipes.run_folder import RunFolder
+from recipes.seats import take_seats
 from recipes.sft.config import PROGRAM, SFTJob, read_job
 from rl_data import pack
 from rl_train.megatron.rank import TrainerSpec
@@ -30,12 +31,15 @@ def run(job: SFTJob) -> None:
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     with telling_how_to_resume(PROGRAM, folder), _start_trainer(job, console) as trainer:
         first = _resume(job, trainer, folder) if job.run.resume else 0
-        _train(job, trainer, folder, console, first)
+        with StopAfterStep() as stop:
+            _train(job, trainer, folder, console, first, stop)
         trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
 
 
-def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, first: int) -> None:
+def _train(
+    job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, first: int, stop: StopAfterStep
+) -> None:
     memory = MemoryLog(trainer)
     for step in console.track(range(first + 1, job.num_steps + 1), what="sft", total=job.num_steps, completed=first):
         clock = PhaseClock()
@@ -45,6 +49,7 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
                 num_ranks=trainer.num_data_parallel_ranks,
                 max_tokens=job.batch.max_tokens_per_gpu,
                 pad_to_multiple=trainer.pad_to_multiple,
+                attention_length=job.batch.attention_length(job.model_config),
             )
         with clock.phase("train"):
             result = trainer.train_step(batch)
@@ -69,8 +74,9 @@ def _train(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: Ste
         name, gib = peak(memory_gib)
         line = {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"], name: gib}
         console.step(f"sft {step}", line)
-        if job.run.is_save_due(step, num_steps=job.num_steps):
+        if job.run.is_save_due(step, num_steps=job.num_steps) or stop.is_asked:
             trainer.save_checkpoint(folder.checkpoints, {"step": step, "source": job.source.state_dict()})
+        stop.end_if_asked(step)
 
 
 @contextmanager
@@ -84,12 +90,22 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
         loss=sft_loss,
         config=job.megatron_trainer,
     )
-    with ray_cluster(num_actors=job.trainer_placement.world_size):
+    world_size = job.trainer_placement.world_size
+    with (
+        ray_cluster(num_actors=world_size),
+        take_seats(job.trainer_placement, num_engines=0, is_shared=False) as seats,
+    ):
         from rl_train.ray import TrainerGroup
 
-        world_size = job.trainer_placement.world_size
-        num_gpus = gpus_per_actor(num_actors=world_size)
-        trainer = TrainerGroup.start(spec, world_size=world_size, config=job.trainer, num_gpus=num_gpus)
+        trainer = TrainerGroup.start(
+            spec,
+            world_size=world_size,
+            config=job.trainer,
+            num_gpus=seats.num_gpus,
+            placement_group=seats.ranks,
+            bundle_indices=None if seats.ranks is None else range(world_size),
+            host=seats.host,
+        )
         try:
             with console.busy("starting the trainer"):
                 trainer.wait_ready()

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_data import DataError, Sample, TrainBatch, pack, with_logprobs
+from rl_data.balance import attention_length_of
 from rl_data.testing import make_sample
 
 
@@ -130,6 +131,54 @@ def test_long_responses_are_balanced_over_ranks():
     assert len(batch.microbatches[0]) <= np.ceil(tokens.max() / (0.9 * 9216))
 
 
+def attention_work(batch: TrainBatch, attention_length: float) -> np.ndarray:
+    """[R] length + length^2 / attention_length over the sequences of each rank."""
+    lengths = [np.concatenate([np.diff(part.cu_seqlens) for part in rank]).astype(float) for rank in batch.microbatches]
+    return np.array([(each + each**2 / attention_length).sum() for each in lengths])
+
+
+def test_work_with_attention_is_balanced_where_asked_for():
+    lengths = [8000] * 2 + [500] * 64
+    samples = samples_of(lengths)
+    by_tokens = pack(samples, num_ranks=4, max_tokens=16000)
+    by_work = pack(samples, num_ranks=4, max_tokens=16000, attention_length=8000.0)
+    assert attention_work(by_tokens, 8000.0).max() / attention_work(by_tokens, 8000.0).mean() > 1.1
+    assert attention_work(by_work, 8000.0).max() / attention_work(by_work, 8000.0).mean() <= 1.05
+
+
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 5), attention_length=st.floats(1.0, 1e4))
+def test_the_balance_by_work_loses_no_token_and_changes_no_weight(
+    lengths: list[int], num_ranks: int, attention_length: float
+):
+    samples = samples_of(lengths)
+    batch = pack(samples, num_ranks=num_ranks, max_tokens=100, attention_length=attention_length)
+    assert sorted(flat(batch, "tokens")[flat(batch, "tokens") > 0]) == list(range(1, sum(lengths) + 1))
+    assert all(part.num_tokens <= 100 for rank in batch.microbatches for part in rank)
+    by_tokens = pack(samples, num_ranks=num_ranks, max_tokens=100)
+    of_token = dict(zip(flat(by_tokens, "tokens"), flat(by_tokens, "loss_weights"), strict=True))
+    assert dict(zip(flat(batch, "tokens"), flat(batch, "loss_weights"), strict=True)) == of_token
+    # The largest first, to where there is least: no more than one sample above the mean.
+    largest = max(length + length**2 / attention_length for length in lengths)
+    work = attention_work(batch, attention_length)
+    assert work.max() <= work.mean() + largest + 1e-6
+
+
+def test_the_length_at_which_attention_costs_as_much_as_the_rest_by_hand():
+    config = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 3,
+        "intermediate_size": 16,
+        "vocab_size": 100,
+    }
+    # A layer: queries and output 2 * 8 * 8, keys and values 2 * 8 * 4, gate, up and down 3 * 8 * 16. The head: 8 * 100.
+    weights = 3 * (128 + 64 + 384) + 800
+    assert attention_length_of(config) == weights / (3 * 2 * 4)
+    with pytest.raises(DataError, match="model config: expected vocab_size as a number above 0, got None"):
+        attention_length_of({**config, "vocab_size": None})
+
+
 def test_four_thousand_samples_pack_in_under_a_second():
     lengths = np.random.default_rng(1).integers(100, 2048, 4096).tolist()
     samples = samples_of(lengths)
@@ -159,6 +208,8 @@ def test_samples_that_cannot_be_packed_are_named():
         pack(samples_of([2, 2]), num_ranks=1, max_tokens=8, advantages=[1.0])
     with pytest.raises(DataError, match=r"sample g/0: expected one advantage or \(4,\), got shape \(3,\)"):
         pack(samples_of([4]), num_ranks=1, max_tokens=8, advantages=[np.zeros(3, dtype=np.float32)])
+    with pytest.raises(DataError, match="pack: expected attention_length above 0, got -1"):
+        pack(samples_of([4]), num_ranks=1, max_tokens=8, attention_length=-1.0)
     with pytest.raises(DataError, match="expected num_ranks and pad_to_multiple of at least 1, got 0, 1"):
         pack(samples_of([4]), num_ranks=0, max_tokens=8)
 

@@ -1,14 +1,11 @@
 """Samples to micro-batches: the only way from `Sample` to `TrainBatch`.
 
-Ranks get nearly equal numbers of tokens, micro-batches stay under a token budget, and every rank has the same number
-of them. Both splits put the longest sample first where the load is least (Graham 1969, "Bounds on multiprocessing
-timing anomalies"); where that overflows a budget, the longest sample goes into the first micro-batch with room
-(Johnson 1974, "first-fit decreasing"). Nothing is random: equal samples give an equal batch.
+Ranks get nearly equal work, micro-batches stay under a token budget, and every rank has the same number of them. Work
+is the number of tokens or, where asked for, what attention costs too. `balance.py` says how.
 
 N = samples, R = data-parallel ranks, M = micro-batches a rank, T = tokens of a micro-batch.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_data.balance import first_fit, split_evenly, split_under_budget
 from rl_data.batch import Microbatch, TrainBatch
 from rl_data.errors import DataError
 from rl_data.sample import Sample
@@ -32,6 +30,7 @@ def pack(
     loss_reduction: LossReduction = "token",
     advantages: Sequence[float | NDArray[np.float32]] | None = None,
     pad_to_multiple: int = 1,
+    attention_length: float | None = None,
 ) -> TrainBatch:
     """One optimizer step's batch.
 
@@ -44,6 +43,8 @@ def pack(
         advantages: [N], for each sample one number or an array [tokens of the sample]; None: all 0, as for
             supervised data.
         pad_to_multiple: T is made a multiple of this by a padding sequence, as sequence parallelism asks for.
+        attention_length: tokens of a sequence at which attention costs as much as all the rest of the model; ranks are
+            balanced by length + length^2 / attention_length then. None: by tokens. `rl_data.balance` computes it.
 
     Returns:
         A batch in which every token of every sample stands once. A rank that gets fewer samples than there are
@@ -57,18 +58,21 @@ def pack(
         raise DataError(
             f"pack: expected num_ranks and pad_to_multiple of at least 1, got {num_ranks}, {pad_to_multiple}"
         )
+    if attention_length is not None and not attention_length > 0:
+        raise DataError(f"pack: expected attention_length above 0, got {attention_length}")
     budget = max_tokens // pad_to_multiple * pad_to_multiple
     lengths = [len(sample.tokens) for sample in samples]
     _check_samples(samples, lengths, budget)
     weights = _loss_weights(samples, loss_reduction)
     advantages_by_sample = _advantages(samples, advantages)
 
-    ranks = _split_evenly(list(range(len(samples))), lengths, num_ranks)
-    num_microbatches = max(max(len(_first_fit(rank, lengths, budget)) for rank in ranks), 1)
+    work = [length + (length**2 / attention_length if attention_length else 0.0) for length in lengths]
+    ranks = split_evenly(list(range(len(samples))), work, num_ranks)
+    num_microbatches = max(max(len(first_fit(rank, lengths, budget)) for rank in ranks), 1)
     microbatches = tuple(
         tuple(
             _microbatch(samples, indices, weights, advantages_by_sample, pad_to_multiple)
-            for indices in _split_under_budget(rank, lengths, num_microbatches, budget)
+            for indices in split_under_budget(rank, lengths, work, num_microbatches, budget)
         )
         for rank in ranks
     )
@@ -140,45 +144,6 @@ def _advantages(
     return advantages
 
 
-def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    return sorted(indices, key=lambda index: (-lengths[index], index))
-
-
-def _split_evenly(indices: Sequence[int], lengths: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Parts of nearly equal total length: the longest first, each to the part that has the least."""
-    parts: list[list[int]] = [[] for _ in range(num_parts)]
-    heap = [(0, part) for part in range(num_parts)]
-    for index in _by_length(indices, lengths):
-        total, part = heap[0]
-        parts[part].append(index)
-        heapq.heapreplace(heap, (total + lengths[index], part))
-    return parts
-
-
-def _first_fit(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Few parts under the budget: the longest first, each to the first part with room."""
-    parts: list[list[int]] = []
-    rooms: list[int] = []
-    for index in _by_length(indices, lengths):
-        length = lengths[index]
-        part = next((part for part, room in enumerate(rooms) if room >= length), len(parts))
-        if part == len(parts):
-            parts.append([])
-            rooms.append(budget)
-        parts[part].append(index)
-        rooms[part] -= length
-    return parts
-
-
-def _split_under_budget(indices: Sequence[int], lengths: Sequence[int], num_parts: int, budget: int) -> list[list[int]]:
-    """Exactly `num_parts` parts under the budget, even ones where that is possible; some may be empty."""
-    parts = _split_evenly(indices, lengths, num_parts)
-    if any(sum(lengths[index] for index in part) > budget for part in parts):
-        parts = _first_fit(indices, lengths, budget)
-        parts += [[] for _ in range(num_parts - len(parts))]
-    return [sorted(part) for part in parts]
-
-
 def _microbatch(
     samples: Sequence[Sample],
     indices: Sequence[int],
@@ -197,13 +162,16 @@ def _microbatch(
     loss_weights = np.zeros(total, dtype=np.float32)
     token_advantages = np.zeros(total, dtype=np.float32)
     rollout_logprobs = np.zeros(total, dtype=np.float32)
+    zero = np.float32(0)
     start = 0
     for index, sample in zip(indices, members, strict=True):
         stop = start + len(sample.tokens)
         tokens[start:stop] = sample.tokens
         loss_weights[start:stop] = sample.loss_mask * np.float32(weights[index])
-        token_advantages[start:stop] = np.where(sample.loss_mask, advantages[index], 0.0)
-        rollout_logprobs[start:stop] = np.where(sample.loss_mask, sample.rollout_logprobs, 0.0)
+        # Not by multiplication: what stands where nothing is trained may be no number.
+        advantage = np.asarray(advantages[index], dtype=np.float32)
+        token_advantages[start:stop] = np.where(sample.loss_mask, advantage, zero)
+        rollout_logprobs[start:stop] = np.where(sample.loss_mask, sample.rollout_logprobs, zero)
         start = stop
     return Microbatch(
         tokens=tokens,
