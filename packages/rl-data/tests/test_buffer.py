@@ -1,9 +1,10 @@
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rl_data import DataError, FinishReason, NoFailures, RewardSpread, SampleBuffer, SampleGroup, SchemaVersionError
+from rl_data import DataError, FinishReason, SampleBuffer, SampleGroup, SchemaVersionError
 from rl_data.buffer import is_unfinished
-from rl_data.filters import apply_filters
 from rl_data.testing import make_group, make_sample
 from rl_data.wire import encode_sample
 
@@ -67,23 +68,29 @@ def test_a_negative_staleness_is_refused():
         SampleBuffer(max_staleness=-1)
 
 
-def test_groups_are_dropped_whole_and_counted_by_the_first_reason():
-    failed = make_sample(group_id="f", reward=1.0).with_error("grader timed out")
-    groups = [
-        make_group("equal", rewards=(1.0, 1.0)),
-        make_group("spread", rewards=(0.0, 1.0)),
-        SampleGroup(group_id="f", samples=(failed,)),
-        make_group("open", rewards=(1.0, None)),
-        make_group("spread too", rewards=(-1.0, 1.0, 1.0)),
-    ]
-    result = apply_filters(groups, [NoFailures(), RewardSpread()])
-    assert ids(list(result.kept)) == ["spread", "spread too"]
-    assert result.dropped == {"equal rewards": 1, "failed samples": 1, "not scored": 1}
-
-
-def test_the_spread_and_the_failures_that_pass_can_be_set():
-    group = make_group(rewards=(0.5, 0.6))
-    assert RewardSpread(min_spread=0.2).reason_to_drop(group) == "equal rewards"
-    assert RewardSpread(min_spread=0.05).reason_to_drop(group) is None
-    failed = SampleGroup(group_id="0-0", samples=(make_sample().with_error("x"), make_sample(index=1)))
-    assert NoFailures(max_failed=1).reason_to_drop(failed) is None
+@settings(max_examples=40)
+@given(
+    versions=st.lists(st.integers(0, 6), max_size=12),
+    takes=st.lists(st.integers(0, 4), max_size=8),
+    max_staleness=st.one_of(st.none(), st.integers(0, 3)),
+)
+def test_whatever_is_taken_is_young_enough_in_order_and_the_same_after_a_resume(
+    versions: list[int], takes: list[int], max_staleness: int | None
+):
+    """Against a plain list, with a save and a load before every take."""
+    buffer = SampleBuffer(max_staleness=max_staleness)
+    buffer.put([make_group(str(number), policy_version=version) for number, version in enumerate(versions)])
+    waiting, num_expired = list(enumerate(versions)), 0
+    for now, num_groups in enumerate(takes):
+        resumed = SampleBuffer(max_staleness=max_staleness)
+        resumed.load_state_dict(msgspec.json.decode(msgspec.json.encode(buffer.state_dict())))
+        expected: list[str] = []
+        while waiting and len(expected) < num_groups:
+            number, version = waiting.pop(0)
+            is_young = max_staleness is None or now - version <= max_staleness
+            expected += [str(number)] if is_young else []
+            num_expired += not is_young
+        assert ids(buffer.take(num_groups, policy_version=now)) == expected
+        assert ids(resumed.take(num_groups, policy_version=now)) == expected
+        assert buffer.num_expired == resumed.num_expired == num_expired
+        assert buffer.state_dict() == resumed.state_dict()

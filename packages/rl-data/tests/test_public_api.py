@@ -4,20 +4,12 @@ import sys
 import rl_data
 
 PUBLIC = [
-    *("ConversationDataConfig", "ConversationRenderer", "ConversationSource", "DataError", "FilterResult"),
-    *(
-        "FinishReason",
-        "Grade",
-        "GradeOutcome",
-        "GraderPool",
-        "GroupFilter",
-        "LossReduction",
-        "Microbatch",
-        "NoFailures",
-    ),
-    *("PolicyVersion", "Prompt", "PromptDataConfig", "PromptSource", "RLDataError", "RenderedConversation"),
-    *("RewardSpread", "Sample", "SampleBuffer", "SampleGroup", "SchemaVersionError", "Tokenizer", "TrainBatch"),
-    *("VersionSpan", "apply_filters", "load_tokenizer", "pack", "with_logprobs"),
+    *("ConversationDataConfig", "ConversationRenderer", "ConversationSource", "DataError", "DropIf"),
+    *("FilterResult", "FinishReason", "Grade", "GradeOutcome", "GraderConfig", "GraderPool"),
+    *("GroupFilter", "LossReduction", "Microbatch", "NoFailures", "PolicyVersion", "Prompt"),
+    *("PromptDataConfig", "PromptSource", "RLDataError", "RenderedConversation", "ResponseLengths"),
+    *("RewardSpread", "Sample", "SampleBuffer", "SampleGroup", "SchemaVersionError", "Tokenizer"),
+    *("TrainBatch", "VersionSpan", "apply_filters", "load_tokenizer", "pack", "with_logprobs"),
 ]
 
 
@@ -28,7 +20,7 @@ def test_the_public_names_are_exactly_these():
 
 def test_importing_the_package_and_its_modules_loads_neither_torch_nor_transformers():
     program = """
-import sys, rl_data, rl_data.wire, rl_data.testing, rl_data.cli, rl_data.grading.worker
+import sys, rl_data, rl_data.wire, rl_data.testing, rl_data.cli, rl_data.grading.workers.__main__
 heavy = {"torch", "transformers", "pyarrow", "sympy", "math_verify", "jinja2"} & set(sys.modules)
 assert not heavy, heavy
 """

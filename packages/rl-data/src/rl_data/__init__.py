@@ -5,7 +5,7 @@ from rl_data.buffer import SampleBuffer
 from rl_data.chat import ConversationRenderer, RenderedConversation
 from rl_data.conversations import ConversationDataConfig, ConversationSource
 from rl_data.errors import DataError, RLDataError, SchemaVersionError
-from rl_data.filters import FilterResult, GroupFilter, NoFailures, RewardSpread, apply_filters
+from rl_data.filters import DropIf, FilterResult, GroupFilter, NoFailures, ResponseLengths, RewardSpread, apply_filters
 from rl_data.grading import Grade, GradeOutcome, GraderConfig, GraderPool
 from rl_data.packing import LossReduction, pack, with_logprobs
 from rl_data.prompt import Prompt
@@ -18,6 +18,7 @@ __all__ = [
     "ConversationRenderer",
     "ConversationSource",
     "DataError",
+    "DropIf",
     "FilterResult",
     "FinishReason",
     "Grade",
@@ -34,6 +35,7 @@ __all__ = [
     "PromptSource",
     "RLDataError",
     "RenderedConversation",
+    "ResponseLengths",
     "RewardSpread",
     "Sample",
     "SampleBuffer",

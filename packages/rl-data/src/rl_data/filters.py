@@ -1,10 +1,11 @@
 """Filters of whole groups: which are worth a training step, and why the others are not."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rl_data.errors import DataError
 from rl_data.sample import FinishReason, SampleGroup
 
 
@@ -41,6 +42,49 @@ class NoFailures:
         """ "failed samples", where the engine, the environment or the grader failed."""
         num_failed = sum(sample.finish_reason is FinishReason.ERROR for sample in group.samples)
         return "failed samples" if num_failed > self.max_failed else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseLengths:
+    """Drops groups in which a response is shorter or longer than wanted.
+
+    Raises:
+        DataError: if the bounds exclude everything.
+    """
+
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    """None: any length."""
+
+    def __post_init__(self) -> None:
+        if self.min_tokens < 0 or (self.max_tokens is not None and self.max_tokens < self.min_tokens):
+            raise DataError(f"response lengths: expected 0 <= min_tokens <= max_tokens, got {self}")
+
+    def reason_to_drop(self, group: SampleGroup) -> str | None:
+        """ "short responses" or "long responses", whichever is met first."""
+        for sample in group.samples:
+            if sample.response_length < self.min_tokens:
+                return "short responses"
+            if self.max_tokens is not None and sample.response_length > self.max_tokens:
+                return "long responses"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropIf:
+    """Drops groups of which a function of the caller's says so.
+
+    Example:
+        >>> DropIf(reason="one answer", test=lambda group: len({s.response_text for s in group.samples}) == 1)
+    """
+
+    reason: str
+    """What the dropped groups are counted under."""
+    test: Callable[[SampleGroup], bool]
+
+    def reason_to_drop(self, group: SampleGroup) -> str | None:
+        """The reason, where the function gives True."""
+        return self.reason if self.test(group) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
