@@ -1,20 +1,67 @@
-"""How a recipe ends: well, by a user's mistake, by Ctrl-C, or by a failure, each with its exit code."""
+"""How a recipe ends: well, by a user's mistake, by a signal, or by a failure, each with its exit code."""
 
 import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Self
 
 from recipes.arguments.usage import exit_on_usage_error
 from recipes.run_folder import CONFIG_FILE, RunFolder
 
 _INTERRUPTED = 130
+_STOPPED = 75
+"""sysexits.h calls it EX_TEMPFAIL: the same command, with --resume, goes on. A batch script requeues its job then."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop has saved a checkpoint and ends there."""
+
+
+class StopAfterStep:
+    """Within the block a first SIGTERM interrupts nothing: it asks the loop to save after its step, and to end.
+
+    A second one, and SIGINT, interrupt at once as they do elsewhere.
+
+    Example:
+        >>> with StopAfterStep() as stop:
+        ...     for step in steps:
+        ...         take(step)
+        ...         if is_save_due(step) or stop.is_asked:
+        ...             save(step)
+        ...         stop.end_if_asked(step)
+    """
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if signal.getsignal(signal.SIGTERM) == self._note:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def end_if_asked(self, step: int) -> None:
+        """Ends the run if a signal asked for it; its checkpoint after `step` is written.
+
+        Raises:
+            Stopped: if it is to end.
+        """
+        if self.is_asked:
+            raise Stopped(f"stopped by SIGTERM after step {step}, whose checkpoint is written")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.is_asked = True
+        signal.signal(signal.SIGTERM, self._before)
+
+
 def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Job], object]) -> int:
-    """The exit code after `run(read())`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM.
+    """The exit code after `run(read())`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM, 75 if it stopped.
 
     What the user can mend is found by `read`, before anything is started.
 
@@ -28,6 +75,9 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
         with exit_on_usage_error(program):
             job = read()
         run(job)
+    except Stopped as stopped:
+        sys.stderr.write(f"{program}: {stopped}\n")
+        return _STOPPED
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         return _INTERRUPTED

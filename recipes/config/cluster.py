@@ -1,5 +1,6 @@
 """How many processes a recipe runs."""
 
+import os
 from dataclasses import dataclass, field
 
 from recipes.config.checks import require_at_least
@@ -14,13 +15,18 @@ class TrainerPlacementConfig:
         UsageError: if a number makes no sense.
     """
 
-    actor_num_nodes: int = field(default=1, metadata={"help": "nodes that train"})
+    actor_num_nodes: int = field(
+        default=1, metadata={"help": "nodes that train; several need a Ray cluster, named by RAY_ADDRESS"}
+    )
     actor_num_gpus_per_node: int = field(default=1, metadata={"help": "trainer ranks of a node, one per GPU"})
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "actor_num_gpus_per_node")
-        if self.actor_num_nodes != 1:
-            raise UsageError(f"--actor-num-nodes {self.actor_num_nodes}: expected 1; several nodes are not offered yet")
+        require_at_least(self, 1, "actor_num_nodes", "actor_num_gpus_per_node")
+        if self.actor_num_nodes > 1 and not os.environ.get("RAY_ADDRESS"):
+            raise UsageError(
+                f"--actor-num-nodes {self.actor_num_nodes}: RAY_ADDRESS is not set; start Ray on the nodes, as "
+                "recipes/slurm does, and set it to the head's address and port"
+            )
 
     @property
     def world_size(self) -> int:

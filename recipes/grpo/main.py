@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from recipes.clock import PhaseClock
 from recipes.console import StepConsole
-from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.grpo.config import PROGRAM, GRPOJob, read_job
 from recipes.grpo.evaluation import evaluate_set, open_eval_grader
 from recipes.grpo.memory import MemorySwitch
@@ -37,7 +37,9 @@ def run(job: GRPOJob) -> None:
     ):
         grader.start()
         grpo = _GRPO(job, processes, grader, eval_grader, folder, console)
-        asyncio.run(grpo.train(first_step=grpo.resume() if job.run.resume else 1))
+        first_step = grpo.resume() if job.run.resume else 1
+        with StopAfterStep() as stop:
+            asyncio.run(grpo.train(first_step, stop))
         processes.trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
 
@@ -59,8 +61,8 @@ class _GRPO:
         self.rollout = Rollout(job.rollout, processes.pool, grader)
         self.memory = MemorySwitch(job.engine_placement, processes.trainer, processes.pool, self.publish)
 
-    async def train(self, *, first_step: int) -> None:
-        """Takes the steps `first_step` to the last, counted from 1."""
+    async def train(self, first_step: int, stop: StopAfterStep) -> None:
+        """Takes the steps `first_step` to the last, counted from 1, or until it is asked to stop."""
         job, last = self.job, self.job.num_rollouts
         await self.memory.to_generation(PhaseClock(), after_step=first_step - 1)
         if first_step == 1 and not job.evaluation.skip_eval_before_train:
@@ -86,8 +88,9 @@ class _GRPO:
             self.log(record, title=f"grpo {step}")
             if job.evaluation.is_due(step, num_rollouts=last):
                 await self.evaluate(after_step=step)
-            if job.run.is_save_due(step, num_steps=last):
+            if job.run.is_save_due(step, num_steps=last) or stop.is_asked:
                 await self.save(step)
+            stop.end_if_asked(step)
         await self.memory.to_training(PhaseClock())
 
     def publish(self, after_step: int) -> None:

@@ -41,7 +41,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(num_actors=num_ranks + num_engines))
         seats = stack.enter_context(
-            take_seats(num_ranks=num_ranks, num_engines=num_engines, is_shared=placement.colocate)
+            take_seats(job.trainer_placement, num_engines=num_engines, is_shared=placement.colocate)
         )
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
@@ -86,8 +86,8 @@ def _start_engine(job: GRPOJob, seats: Seats, index: int) -> "RayEngine":
         config=job.engine,
         needs_tokenizer=bool(job.rollout.rollout_stop),
         num_gpus=seats.num_gpus,
-        placement_group=seats.group,
-        bundle_index=-1 if seats.group is None else index,
+        placement_group=seats.engines,
+        bundle_index=-1 if seats.engines is None else index,
     )
 
 
@@ -111,6 +111,7 @@ def _start_trainer(job: GRPOJob, seats: Seats) -> "TrainerGroup":
         world_size=world_size,
         config=job.trainer,
         num_gpus=seats.num_gpus,
-        placement_group=seats.group,
-        bundle_indices=None if seats.group is None else range(world_size),
+        placement_group=seats.ranks,
+        bundle_indices=None if seats.ranks is None else range(world_size),
+        host=seats.host,
     )
