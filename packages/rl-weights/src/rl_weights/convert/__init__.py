@@ -1,6 +1,6 @@
 """Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, one tensor at a time."""
 
-from rl_weights.convert.log import ConvertReport
+from rl_weights.conversion_log import ConvertReport
 from rl_weights.convert.ranks import Ranks, ranks_of_torchrun
 from rl_weights.convert.to_hf import convert_torch_dist_to_hf
 from rl_weights.convert.to_torch_dist import DEFAULT_VOCAB_MULTIPLE, convert_hf_to_torch_dist

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rl_weights.convert.log import ConvertReport, Progress
+from rl_weights.conversion_log import ConvertReport, Progress
 from rl_weights.convert.wanted import FloatName, WantedValues
 from rl_weights.hf import read_config
 from rl_weights.hf.writer import DEFAULT_SHARD_BYTES, write_hf

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from rl_weights.checksum import checksum
-from rl_weights.convert.log import ConversionLog, ConvertReport, Progress
+from rl_weights.conversion_log import ConversionLog, ConvertReport, Progress
 from rl_weights.convert.ranks import Ranks
 from rl_weights.convert.wanted import FloatName, WantedValues
 from rl_weights.dtypes import dtype_named, num_bytes

@@ -9,7 +9,7 @@ import torch
 
 from rl_weights.buckets import Bucket, plan_buckets
 from rl_weights.checksum import as_bytes
-from rl_weights.convert.log import ConversionLog, ConvertReport, Progress
+from rl_weights.conversion_log import ConversionLog, ConvertReport, Progress
 from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_name, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf.reader import INDEX_FILE, SINGLE_FILE, read_config
