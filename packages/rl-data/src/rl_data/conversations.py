@@ -3,23 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
-from rl_data.chat import ConversationRenderer, Tools
+from rl_data.chat import Tools
 from rl_data.errors import DataError
 from rl_data.fields import template_arguments, tools_field
 from rl_data.json import JsonValue
 from rl_data.messages import Message, check_messages, check_turns, has_turns, require_key
 from rl_data.order import RowReference
 from rl_data.reading import ReadingConfig
+from rl_data.renderers import Renderers
 from rl_data.sample import Sample
 from rl_data.source import Source, TooLongError
 from rl_data.tokenizer import Tokenizer
 
 _OPENHERMES_KEY = "conversations"
-_MAX_RENDERERS = 64
-_ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +47,9 @@ class ConversationSource(Source[Sample]):
         super().__init__(config, tokenizer)
         self._config = config
         self._tokenizer = tokenizer
-        self._renderers: dict[bytes, ConversationRenderer] = {}
-        self._renderer_of({})  # a template that cannot be masked is refused before the first row is read
+        self._renderers = Renderers(tokenizer)
+        # A template that cannot be masked is refused before the first row is read.
+        self._renderers.of(config.apply_chat_template_kwargs)
         first = self._first_row()
         self._key = config.input_key
         if self._key not in first and _OPENHERMES_KEY in first:
@@ -59,11 +58,11 @@ class ConversationSource(Source[Sample]):
 
     def _check(self, row: dict[str, JsonValue]) -> None:
         self._parse(row)
-        template_arguments(row, self._config.chat_template_kwargs_key, {})
+        self._arguments(row)
 
     def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Sample:
         messages, tools = self._parse(row)
-        rendered = self._renderer_of(row).render(messages, tools=tools)
+        rendered = self._renderers.of(self._arguments(row)).render(messages, tools=tools)
         length = len(rendered.tokens)
         if self._config.max_length is not None and length > self._config.max_length:
             raise TooLongError(length, self._config.max_length)
@@ -86,13 +85,6 @@ class ConversationSource(Source[Sample]):
             raise DataError(f"key {self._key!r}: expected a message of the assistant to train on, found none")
         return messages, tools_field(row, self._config.tool_key)
 
-    def _renderer_of(self, row: Mapping[str, JsonValue]) -> ConversationRenderer:
-        """The renderer for the template arguments of a row; rows with equal ones share it."""
-        config = self._config
-        arguments = template_arguments(row, config.chat_template_kwargs_key, config.apply_chat_template_kwargs)
-        key = _ENCODER.encode(arguments)
-        if key not in self._renderers:
-            if len(self._renderers) >= _MAX_RENDERERS:
-                self._renderers.clear()
-            self._renderers[key] = ConversationRenderer(self._tokenizer, template_arguments=arguments)
-        return self._renderers[key]
+    def _arguments(self, row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """The row's variables of the chat template."""
+        return template_arguments(row, self._config.chat_template_kwargs_key, self._config.apply_chat_template_kwargs)

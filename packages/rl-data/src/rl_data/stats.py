@@ -8,56 +8,97 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.rows import RowFile
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+_NUM_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataStats:
-    """Counts over the rows of a file."""
+    """Counts over the rows of a data set."""
 
     num_rows: int
+    """Those that are JSON objects."""
+    num_bad_rows: int
+    bad_rows: Sequence[str]
+    """Where the first ten are, and what is wrong with them."""
     num_duplicates: int
     """Rows that are equal, as JSON, to an earlier one."""
+    duplicates: Sequence[str]
+    """Where the first ten are."""
     keys: Mapping[str, int]
     """In how many rows each key stands."""
     roles: Mapping[str, int]
     """Messages by role, in whichever schema."""
-    chars: Mapping[str, int]
-    """Characters of text in a row: the least, the quantiles, the most."""
+    messages: Mapping[str, int]
+    """Messages in a row: the least, the quantiles, the most."""
+    lengths: Sequence[int]
+    """[N] characters of text in each row."""
 
 
-def data_stats(rows: RowFile) -> DataStats:
-    """Reads every row once; 16 bytes a row are held, for the duplicates.
+def data_stats(rows: RowFile, *, max_bad_rows: float = 0.0) -> DataStats:
+    """Reads every row once; 24 bytes a row are held, for duplicates and lengths.
+
+    Args:
+        max_bad_rows: how many rows that are no JSON objects are let pass.
 
     Raises:
-        DataError: at a row that is no JSON object.
+        DataError: at a bad row, if that is one too many.
     """
-    seen: set[bytes] = set()
-    num_duplicates = 0
-    keys: Counter[str] = Counter()
-    roles: Counter[str] = Counter()
-    lengths: list[int] = []
-    encoder = msgspec.json.Encoder(order="deterministic")
-    for _, row in rows.rows():
-        digest = hashlib.blake2b(encoder.encode(row), digest_size=16).digest()
-        num_duplicates += digest in seen
-        seen.add(digest)
-        keys.update(row.keys())
-        num_chars = 0
-        for value in row.values():
-            roles.update(_roles(value))
-            num_chars += _num_chars(value)
-        lengths.append(num_chars)
+    counts = _Counts(rows)
+
+    def note_bad(index: int, error: DataError) -> None:
+        counts.bad_rows.append(str(error))
+        if len(counts.bad_rows) > max_bad_rows:
+            raise error
+
+    for index, row in rows.rows(note_bad):
+        counts.add(index, row)
+    if not counts.lengths:
+        raise DataError(f"none of {len(rows)} rows is a JSON object; the first: {counts.bad_rows[0]}")
     return DataStats(
-        num_rows=len(lengths),
-        num_duplicates=num_duplicates,
-        keys=dict(keys),
-        roles=dict(roles),
-        chars=quantiles(lengths),
+        num_rows=len(counts.lengths),
+        num_bad_rows=len(counts.bad_rows),
+        bad_rows=counts.bad_rows[:_NUM_NAMED],
+        num_duplicates=counts.num_duplicates,
+        duplicates=counts.duplicates,
+        keys=dict(counts.keys),
+        roles=dict(counts.roles),
+        messages=quantiles(counts.messages),
+        lengths=counts.lengths,
     )
+
+
+class _Counts:
+    """What was counted so far."""
+
+    def __init__(self, rows: RowFile) -> None:
+        self._rows = rows
+        self._seen: set[bytes] = set()
+        self._encoder = msgspec.json.Encoder(order="deterministic", enc_hook=str)  # Arrow has dates and decimals too
+        self.bad_rows: list[str] = []
+        self.num_duplicates = 0
+        self.duplicates: list[str] = []
+        self.keys: Counter[str] = Counter()
+        self.roles: Counter[str] = Counter()
+        self.messages: list[int] = []
+        self.lengths: list[int] = []
+
+    def add(self, index: int, row: dict[str, JsonValue]) -> None:
+        digest = hashlib.blake2b(self._encoder.encode(row), digest_size=16).digest()
+        if digest in self._seen:
+            self.num_duplicates += 1
+            if len(self.duplicates) < _NUM_NAMED:
+                self.duplicates.append(self._rows.where(index))
+        self._seen.add(digest)
+        self.keys.update(row.keys())
+        roles = [role for value in row.values() for role in _roles(value)]
+        self.roles.update(roles)
+        self.messages.append(len(roles))
+        self.lengths.append(sum(_num_chars(value) for value in row.values()))
 
 
 def quantiles(lengths: Sequence[int]) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""The commands of `rl-data`, one a file: `add_parser` says what it takes, `run` does it."""

@@ -1,0 +1,90 @@
+"""`rl-data grade`: a line of JSON for each response."""
+
+import argparse
+import asyncio
+import itertools
+import sys
+from collections import Counter
+
+import msgspec
+
+from rl_data.commands.flags import add_bad_rows, add_source, max_bad_rows, open_source
+from rl_data.commands.good_rows import GoodRows
+from rl_data.errors import DataError
+from rl_data.fields import object_field
+from rl_data.grading import GraderConfig, GraderPool
+from rl_data.json import JsonValue
+from rl_data.messages import describe
+from rl_data.rows.row_file import Row
+
+_ROWS_AT_ONCE = 1024
+
+type _Item = tuple[str, str | None, dict[str, JsonValue]]
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    add_source(parser, more="; rows have `response` or `response_text`, and `label` if the grader needs one")
+    parser.add_argument("--rm-type", help="which grader, or a sum of several: 0.9*math+0.1*format")
+    parser.add_argument("--custom-rm-path", metavar="FUNCTION", help="grader `custom`: package.module.function")
+    parser.add_argument("--rm-url", metavar="URL", help="grader `remote`: http address that responses are posted to")
+    parser.add_argument("--response-key", help="key of the response; default: response, or else response_text")
+    parser.add_argument("--label-key", default="label", help="key of the reference answer (default: label)")
+    parser.add_argument("--metadata-key", default="metadata", help="key of an object for graders (default: metadata)")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that compare mathematics (default: 2)")
+    parser.add_argument("--timeout-s", type=float, default=10.0, help="time of one comparison (default: 10)")
+    add_bad_rows(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes a grade for each row to standard output, and counts of outcomes to standard error."""
+    rows = open_source(arguments)
+    config = GraderConfig(
+        rm_type=arguments.rm_type,
+        rm_num_workers=arguments.num_workers,
+        rm_timeout_s=arguments.timeout_s,
+        custom_rm_path=arguments.custom_rm_path,
+        rm_url=arguments.rm_url,
+    )
+    outcomes: Counter[str] = Counter()
+    total = 0.0
+    with GraderPool(config) as pool:
+        rows_to_grade = GoodRows(
+            rows, lambda row: _item(row, arguments, pool), max_bad_rows=max_bad_rows(arguments, len(rows))
+        )
+        for batch in itertools.batched(rows_to_grade, _ROWS_AT_ONCE):
+            grades = asyncio.run(pool.grade_many([item for _, item in batch]))
+            for (number, _), grade in zip(batch, grades, strict=True):
+                line = {"row": number, **msgspec.to_builtins(grade)}
+                sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+                outcomes[grade.outcome.value] += 1
+                total += grade.value or 0.0
+    counts = [f"{count} {name}" for name, count in outcomes.items()]
+    if rows_to_grade.num_bad:
+        counts.append(f"{rows_to_grade.num_bad} bad rows skipped")
+    mean = f"mean {total / outcomes['graded']:.4f}" if outcomes["graded"] else "no grade"
+    sys.stderr.write(", ".join([*counts, mean]) + "\n")
+
+
+def _item(row: Row, arguments: argparse.Namespace, pool: GraderPool) -> _Item:
+    """Response, label and metadata of a row.
+
+    Raises:
+        DataError: if one of them is no such thing, or the row cannot be graded with them.
+    """
+    keys = [arguments.response_key] if arguments.response_key else ["response", "response_text"]
+    metadata = object_field(row, arguments.metadata_key)
+    label = _text(row, arguments.label_key) if row.get(arguments.label_key) is not None else None
+    pool.check_label(label, metadata)
+    return _text(row, *keys), label, metadata
+
+
+def _text(row: Row, *keys: str) -> str:
+    """The text under the first of `keys` that the row has."""
+    key = next((key for key in keys if key in row), None)
+    if key is None:
+        raise DataError(f"expected key {' or '.join(repr(key) for key in keys)}, found keys {sorted(row)}")
+    value = row[key]
+    if not isinstance(value, str):
+        raise DataError(f"key {key!r}: expected text, found {describe(value)}")
+    return value

@@ -1,0 +1,47 @@
+"""`rl-data render`: a row as text, the trained tokens in colour."""
+
+import argparse
+import itertools
+import sys
+
+from rl_data.commands.flags import add_rendering, add_source, open_source
+from rl_data.commands.rendering import RowRenderer
+from rl_data.errors import DataError
+from rl_data.rows import located
+from rl_data.tokenizer import load_tokenizer
+
+_GREEN, _PLAIN = "\033[32m", "\033[0m"
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    add_source(parser)
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="model folder with a tokenizer")
+    parser.add_argument("--row", type=int, default=0, help="number of the row, from 0")
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="mark trained tokens green, or with [[ and ]]; auto: green on a terminal",
+    )
+    add_rendering(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the row to standard output, and the number of tokens to standard error."""
+    rows = open_source(arguments)
+    if not 0 <= arguments.row < len(rows):
+        raise DataError(f"{', '.join(arguments.source)}: expected a row in [0, {len(rows)}), got {arguments.row}")
+    tokenizer = load_tokenizer(arguments.tokenizer, needs_chat_template=True)
+    renderer = RowRenderer(tokenizer, input_key=arguments.input_key, arguments=arguments.apply_chat_template_kwargs)
+    row = rows.row(arguments.row)
+    with located(rows, arguments.row):
+        tokens, mask = renderer.render(row)
+    is_green = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())
+    opening, closing = (_GREEN, _PLAIN) if is_green else ("[[", "]]")
+    pairs = zip(tokens.tolist(), mask.tolist(), strict=True)
+    for is_trained, run_of_tokens in itertools.groupby(pairs, key=lambda pair: pair[1]):
+        text = tokenizer.decode([token for token, _ in run_of_tokens])
+        sys.stdout.write(f"{opening}{text}{closing}" if is_trained else text)
+    sys.stdout.flush()
+    sys.stderr.write(f"\n{rows.where(arguments.row)}: {len(tokens)} tokens, {int(mask.sum())} trained\n")

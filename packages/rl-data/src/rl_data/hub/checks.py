@@ -1,0 +1,58 @@
+"""Whether what was downloaded can be used: a model has its weights and its tokenizer, a data set has rows."""
+
+from pathlib import Path
+
+import msgspec
+
+from rl_data.errors import DataError
+from rl_data.hub.catalog import HubRepo
+from rl_data.rows import open_rows
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def check_model(folder: Path) -> str:
+    """Says what is there, for a person.
+
+    Raises:
+        DataError: if the configuration, the tokenizer or a file of weights is missing.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: expected {name} of a model, found {_names(folder)}")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            files = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+        except msgspec.MsgspecError as error:
+            raise DataError(f"{index}: not an index of weights: {error}") from error
+    else:
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing or not files:
+        raise DataError(f"{folder}: expected weights in {missing or '*.safetensors'}, found {_names(folder)}")
+    return f"{len(files)} files of weights"
+
+
+def check_data_set(folder: Path, repo: HubRepo) -> str:
+    """Says what is there, for a person. A data set that is not in the catalog may be in a format that is not read.
+
+    Raises:
+        DataError: if a data set of the catalog cannot be read, or its rows lack a key.
+    """
+    try:
+        rows = open_rows(str(folder))
+    except DataError as error:
+        if repo.keys:
+            raise
+        return f"not a data set that this package reads: {error}"
+    first = rows.row(0)
+    if missing := [key for key in repo.keys if key not in first]:
+        raise DataError(f"{rows.where(0)}: expected keys {missing}, found keys {sorted(first)}")
+    return f"{len(rows):,} rows with keys {', '.join(first)}"
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")[:10]) or "nothing"

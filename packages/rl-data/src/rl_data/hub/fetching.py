@@ -1,0 +1,87 @@
+"""Fetching one file of the hub: from where an earlier try ended, and checked before it takes its place."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from rl_data.errors import DataError
+from rl_data.hub.catalog import RepoType
+from rl_data.hub.errors import hub_errors
+from rl_data.hub.files import HubFile
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 22
+
+
+class Fetcher:
+    """Fetches files of one repository at one commit into a folder.
+
+    What is unfinished lies in FOLDER/.rl-data/download, under the digest of the whole file: a later call goes on with
+    it, also after this process was killed. huggingface_hub's own download into a folder begins a file anew then
+    (1.33), which is why its `http_get` is called here; to be given up for `snapshot_download` when that resumes.
+    """
+
+    def __init__(self, name: str, kind: RepoType, commit: str, folder: Path, *, endpoint: str | None) -> None:
+        self._name = name
+        self._kind = kind
+        self._commit = commit
+        self._folder = folder
+        self._endpoint = endpoint
+
+    def fetch(self, file: HubFile) -> bool:
+        """Makes FOLDER/PATH the file; False if it was there already. Shows a progress bar.
+
+        Raises:
+            DataError: if it cannot be fetched or written, or what came is not what the hub said.
+        """
+        to = self._folder / file.path
+        if is_whole(to, file):
+            return False
+        part = self._folder / ".rl-data" / "download" / f"{file.digest}.part"
+        with hub_errors(f"{self._name}: {file.path}"):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            self._get(file, part)
+            if not is_whole(part, file):
+                part.unlink()
+                raise DataError(
+                    f"{self._name}: {file.path}: what came has not the digest {file.digest} that the hub gave; "
+                    "it was deleted: try again"
+                )
+            os.replace(part, to)
+        return True
+
+    def _get(self, file: HubFile, part: Path) -> None:
+        import huggingface_hub as untyped
+
+        hub = cast(Any, untyped)  # its types leave parts open
+        url = hub.hf_hub_url(
+            self._name, file.path, repo_type=self._kind, revision=self._commit, endpoint=self._endpoint
+        )
+        with part.open("ab") as out:
+            if out.tell() > file.size:
+                out.truncate(0)
+            if out.tell():
+                logger.info("%s: going on after %d of %d bytes", file.path, out.tell(), file.size)
+            hub.file_download.http_get(
+                url,
+                out,
+                resume_size=out.tell(),
+                headers=hub.utils.build_hf_headers(),
+                expected_size=file.size,
+                displayed_filename=file.path,
+            )
+
+
+def is_whole(path: Path, file: HubFile) -> bool:
+    """Whether a file is there with the size and the digest that the hub gave."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    digest = hashlib.sha256() if file.is_large else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest() == file.digest

@@ -1,0 +1,171 @@
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rl_data import DataError
+from rl_data.cli import main
+from rl_data.hub import download
+from rl_data.rows import open_rows
+
+pytest.importorskip("huggingface_hub")
+
+
+def _module(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hub_server = _module("hub_server")
+
+PROMPTS = "".join(
+    json.dumps({"prompt": [{"role": "user", "content": f"{number}+1?"}], "label": str(number + 1)}) + "\n"
+    for number in range(30)
+).encode()
+WEIGHTS = os.urandom(50_000)
+REPOS = {
+    "datasets/zhuzilin/aime-2024": {
+        ".gitattributes": b"*.jsonl filter=lfs\n",
+        "README.md": b"# AIME\n",
+        "aime-2024.jsonl": PROMPTS,
+    },
+    "models/Qwen/Qwen3-4B": {
+        "config.json": b'{"model_type": "qwen3"}',
+        "tokenizer_config.json": b"{}",
+        "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}',
+        "model-1.safetensors": WEIGHTS,
+        "model-2.safetensors": WEIGHTS[::-1],
+        "pytorch_model.bin": b"the same weights again",
+    },
+    "datasets/some/pictures": {"pictures.csv": b"name\n"},
+    "datasets/some/half": {"rows.jsonl": b'{"question": "?"}\n'},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator["hub_server.HubServer"]:
+    # Between tries http_get waits a second; the tests' server is as ready at once.
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    # What arrives is written in parts of this size, of 10 MB otherwise.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    with hub_server.serving(REPOS) as server:
+        yield server
+
+
+def fetch(server: "hub_server.HubServer", name: str, to: Path, *more: str) -> int:
+    return main(["download", name, "--to", str(to), "--endpoint", server.url, *more])
+
+
+def contents(server: "hub_server.HubServer") -> list[tuple[str, str | None]]:
+    """Path and Range of each request for the content of a large file."""
+    return [(path.rpartition("/")[2], wanted) for _, path, wanted in server.requests if path.startswith("/cdn/")]
+
+
+def test_a_data_set_is_fetched_and_checked(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # a progress bar where there is no terminal, too
+    to = tmp_path / "aime"
+    assert fetch(hub, "aime-2024", to) == 0
+    shown = capsys.readouterr()
+    assert f"dataset zhuzilin/aime-2024 at {hub_server.COMMIT}: 2 files fetched, 0 were there" in shown.out
+    assert "30 rows with keys prompt, label" in shown.out
+    assert "aime-2024.jsonl: 100%" in shown.err
+    assert (to / "aime-2024.jsonl").read_bytes() == PROMPTS
+    assert sorted(path.name for path in to.iterdir() if path.is_file()) == ["README.md", "aime-2024.jsonl"]
+    assert len(open_rows(str(to))) == 30
+
+
+def test_a_model_is_fetched_without_copies_of_its_weights(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert fetch(hub, "qwen3-4b", tmp_path) == 0
+    assert "model Qwen/Qwen3-4B" in capsys.readouterr().out
+    assert (tmp_path / "model-2.safetensors").read_bytes() == WEIGHTS[::-1]
+    assert not (tmp_path / "pytorch_model.bin").exists()
+
+
+def test_what_is_whole_is_not_fetched_again_and_what_is_damaged_is(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    fetch(hub, "qwen3-4b", tmp_path)
+    hub.requests.clear()
+    damaged = tmp_path / "model-1.safetensors"
+    damaged.write_bytes(bytes(len(WEIGHTS)))
+    capsys.readouterr()
+    assert fetch(hub, "qwen3-4b", tmp_path) == 0
+    assert "1 files fetched, 4 were there" in capsys.readouterr().out
+    assert contents(hub) == [("model-1.safetensors", None)]
+    assert damaged.read_bytes() == WEIGHTS
+
+
+def test_a_broken_download_goes_on_where_it_ended(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    hub.fails_after = 20_000
+    assert fetch(hub, "qwen3-4b", tmp_path) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("rl-data: Qwen/Qwen3-4B: model-1.safetensors: ")
+    assert not (tmp_path / "model-1.safetensors").exists()
+    hub.fails_after = None
+    hub.requests.clear()
+    assert fetch(hub, "qwen3-4b", tmp_path) == 0
+    assert contents(hub) == [("model-1.safetensors", "bytes=20000-"), ("model-2.safetensors", None)]
+    assert (tmp_path / "model-1.safetensors").read_bytes() == WEIGHTS
+    assert not list((tmp_path / ".rl-data" / "download").iterdir())
+
+
+def test_other_bytes_than_the_hub_described_are_refused(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    hub.corrupt.add("aime-2024.jsonl")
+    assert fetch(hub, "aime-2024", tmp_path) == 2
+    assert "aime-2024.jsonl: what came has not the digest" in capsys.readouterr().err
+    assert not (tmp_path / "aime-2024.jsonl").exists()
+    hub.corrupt.clear()
+    assert fetch(hub, "aime-2024", tmp_path) == 0
+
+
+def test_any_name_of_the_hub_is_fetched(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert fetch(hub, "some/half", tmp_path / "half", "--revision", hub_server.COMMIT) == 0
+    assert "1 rows with keys question" in capsys.readouterr().out
+    assert fetch(hub, "some/pictures", tmp_path / "pictures") == 0
+    assert "not a data set that this package reads" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "nonsense: expected OWNER/NAME or one of qwen3-4b"),
+        (["some/thing"], "some/thing: the hub has no such repository"),
+        (["some/half", "--type", "model"], "some/half: the hub has no such repository"),
+        (["aime-2024", "--type", "model"], "aime-2024: it is a dataset, got --type model"),
+        (["some/half", "--revision", "v9"], "some/half: it has no such revision"),
+        (["some/pictures"], "some/pictures: given out on request only"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_message(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+):
+    hub.gated.add("datasets/some/pictures")
+    assert fetch(hub, words[0], tmp_path, *words[1:]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"rl-data: {message}")
+
+
+def test_a_hub_that_is_not_there_and_repositories_that_lack_something_are_errors(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["download", "aime-2024", "--to", str(tmp_path), "--endpoint", "http://127.0.0.1:9"]) == 2
+    assert "zhuzilin/aime-2024: ConnectError" in capsys.readouterr().err
+    del hub.repos["models/Qwen/Qwen3-4B"]["model-2.safetensors"]
+    assert fetch(hub, "qwen3-4b", tmp_path / "model") == 2
+    assert "expected weights in ['model-2.safetensors'], found config.json" in capsys.readouterr().err
+    hub.repos["datasets/zhuzilin/aime-2024"]["aime-2024.jsonl"] = b'{"question": "?"}\n'
+    assert fetch(hub, "aime-2024", tmp_path / "aime") == 2
+    assert "expected keys ['prompt', 'label'], found keys ['question']" in capsys.readouterr().err
+    hub.repos["datasets/some/half"]["../outside.jsonl"] = b"{}"
+    with pytest.raises(DataError, match="would lie outside the folder"):
+        download("some/half", tmp_path / "half", endpoint=hub.url)
