@@ -28,9 +28,6 @@ from rl_train.megatron.arguments import MegatronArguments, parse_megatron_args
 
 _LOG_LINES_IN_ERRORS = 20
 
-# What takes the time, by parser.
-_LIBRARIES = {"megatron": "megatron.training.arguments", "sglang": "sglang.srt.server_args"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignArguments:
@@ -212,11 +209,25 @@ def _answer(name: str, job: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return megatron.as_json()
 
 
+def _load(name: str) -> None:
+    """Imports the library, which takes the time. This process has no GPU, so what only a GPU needs stays out."""
+    if name == "megatron":
+        from rl_train.megatron.cpu import enable_cpu_support
+
+        enable_cpu_support()
+        importlib.import_module("megatron.training.arguments")
+        return
+    from rl_rollout.sglang.light_imports import collecting_later, light_imports_on_cpu, quick_distributions
+
+    with collecting_later(), quick_distributions(), light_imports_on_cpu():
+        importlib.import_module("sglang.srt.server_args")
+
+
 def _main(name: str) -> None:
     # Whatever the libraries print must not get between the answer and the pipe it goes into.
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    importlib.import_module(_LIBRARIES[name])
+    _load(name)
     for line in sys.stdin:
         pipe.write(json.dumps(_answer(name, json.loads(line))) + "\n")
         pipe.flush()

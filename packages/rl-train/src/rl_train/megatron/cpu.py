@@ -12,6 +12,7 @@ the first import of Megatron. Goes when Megatron takes its device from the proce
 
 import contextlib
 import functools
+import gc
 import importlib
 import sys
 import warnings
@@ -163,7 +164,8 @@ def _import_for_cpu() -> None:
     """Imports Megatron so that it neither compiles functions nor loads kernels for GPUs.
 
     Meanwhile `torch.compile` leaves functions as they are, and kernel libraries for GPUs are hidden, if installed: they
-    cannot run here and take half of the time. Megatron's jit_fuser stays switched off.
+    cannot run here and take half of the time. Megatron's jit_fuser stays switched off. Importing makes a million
+    objects that stay, so looking for garbage among them waits, and never looks at those again.
     """
 
     def as_is(function: Callable[..., Any] | None = None, **_: object) -> Callable[..., Any]:
@@ -173,6 +175,7 @@ def _import_for_cpu() -> None:
     compile_ = torch_.compile
     hidden = [name for name in _GPU_LIBRARIES if name not in sys.modules]
     torch_.compile = as_is
+    gc.disable()
     modules: dict[str, Any] = sys.modules
     modules.update(dict.fromkeys(hidden))
     try:
@@ -186,6 +189,8 @@ def _import_for_cpu() -> None:
         torch_.compile = compile_
         for name in hidden:
             del modules[name]
+        gc.freeze()
+        gc.enable()
     jit.disable_jit_fuser()
 
 
