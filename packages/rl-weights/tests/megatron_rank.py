@@ -27,7 +27,10 @@ def run(job):
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=job["tp"], pipeline_model_parallel_size=job["pp"]
+        tensor_model_parallel_size=job["tp"],
+        pipeline_model_parallel_size=job["pp"],
+        expert_model_parallel_size=job["ep"],
+        expert_tensor_parallel_size=1 if job["ep"] > 1 else None,
     )
     model_parallel_cuda_manual_seed(1)
     model = build(job)
@@ -63,7 +66,8 @@ def build(job):
         kv_channels=hf["head_dim"],
         layernorm_epsilon=hf["rms_norm_eps"],
         normalization="RMSNorm",
-        qk_layernorm=True,
+        qk_layernorm=hf["model_type"].startswith("qwen3"),
+        add_qkv_bias=hf["model_type"] == "qwen2",
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
@@ -72,6 +76,7 @@ def build(job):
         use_cpu_initialization=True,
         tensor_model_parallel_size=job["tp"],
         pipeline_model_parallel_size=job["pp"],
+        num_layers_in_first_pipeline_stage=job["first_stage_layers"],
         pipeline_dtype=torch.float32,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
@@ -79,6 +84,7 @@ def build(job):
         persist_layer_norm=False,
         apply_rope_fusion=False,
         gradient_accumulation_fusion=False,
+        **(experts(hf, job) if "num_experts" in hf else {}),
     )
     return GPTModel(
         config,
@@ -90,8 +96,25 @@ def build(job):
         share_embeddings_and_output_weights=hf["tie_word_embeddings"],
         position_embedding_type="rope",
         rotary_base=int(hf["rope_parameters"]["rope_theta"]),
+        rope_scaling=hf["rope_parameters"]["rope_type"] == "llama3",
         parallel_output=False,
-    )
+    ).eval()
+
+
+def experts(hf, job):
+    """Settings of experts that are chosen as in Qwen3-MoE: the best k of a softmax over all, scaled to a sum of 1."""
+    return {
+        "num_moe_experts": hf["num_experts"],
+        "moe_ffn_hidden_size": hf["moe_intermediate_size"],
+        "moe_layer_freq": [int(layer not in hf["mlp_only_layers"]) for layer in range(hf["num_hidden_layers"])]
+        if hf["mlp_only_layers"]
+        else 1,
+        "moe_router_topk": hf["num_experts_per_tok"],
+        "moe_router_load_balancing_type": "none",
+        "moe_token_dispatcher_type": "allgather",
+        "expert_model_parallel_size": job["ep"],
+        "expert_tensor_parallel_size": 1 if job["ep"] > 1 else job["tp"],
+    }
 
 
 def metadata():
@@ -157,6 +180,7 @@ def load_as_megatron_training_does(model, job):
         "--hidden-size": model.config.hidden_size,
         "--num-attention-heads": model.config.num_attention_heads,
         "--tensor-model-parallel-size": job["tp"],
+        "--pipeline-model-parallel-size": job["pp"],
         "--load": job["training_load"],
     }
     given, sys.argv = sys.argv, [sys.argv[0], *(str(word) for flag in flags.items() for word in flag)]

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_qwen3_folder import write_model
+from tiny_folder import write_model
 
 from rl_weights import (
     CheckpointError,

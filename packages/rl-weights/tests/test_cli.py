@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from tiny_qwen3_folder import write_model
+from tiny_folder import write_model
 
 from rl_weights.cli import main
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_qwen3_folder import CONFIG, write_model
+from tiny_folder import CONFIG, write_model
 
 from rl_weights import (
     CheckpointError,

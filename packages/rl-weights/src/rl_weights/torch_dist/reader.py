@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import pickle
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,9 @@ from rl_weights.protocols import TensorSpec
 from rl_weights.rules.box import Box, numel
 from rl_weights.torch_dist.file_part import FilePart
 from rl_weights.torch_dist.names import METADATA_FILE, RELEASE, TRACKER_FILE, Place, name_of_row, num_row_dims
+
+_UNPICKLING_ERRORS = (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What unpickling damaged content ends in."""
 
 
 class TorchDistCheckpoint:
@@ -116,15 +118,15 @@ class TorchDistCheckpoint:
         file = self.path / Path(stored.relative_path).name
         if stored.transform_descriptors:
             raise CheckpointError(f"{file}: {key}: stored with {stored.transform_descriptors}, which is not supported")
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file, but {key} is in it")
+        if file.stat().st_size < stored.offset + stored.length:
+            raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
         try:
             with file.open("rb", buffering=0) as stream:
-                if os.fstat(stream.fileno()).st_size < stored.offset + stored.length:
-                    raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
                 part = FilePart(stream, stored.offset, stored.length)
                 tensor = torch.load(cast("IO[bytes]", part), map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{file}: no such file, but {key} is in it") from error
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        except (OSError, RuntimeError, *_UNPICKLING_ERRORS) as error:
             raise CheckpointError(f"{file}: damaged: {key} at {stored.offset}: {error}") from error
         if not isinstance(tensor, torch.Tensor) or tensor.shape != chunk.sizes:
             raise CheckpointError(f"{file}: {key} at {stored.offset}: expected a tensor of shape {tuple(chunk.sizes)}")
@@ -169,7 +171,7 @@ def _read_metadata(folder: Path) -> Metadata:
     try:
         with file.open("rb") as stream:
             content = _MetadataUnpickler(stream).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, KeyError, TypeError) as error:
+    except _UNPICKLING_ERRORS as error:
         raise CheckpointError(f"{file}: damaged, or not a torch_dist checkpoint: {error}") from error
     if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
         raise CheckpointError(f"{file}: expected metadata of torch.distributed.checkpoint, got {type(content)}")

@@ -117,8 +117,13 @@ def write_description(folder: Path, parts: Iterable[StoredPart], written: Iterab
     metadata = Metadata(
         state_dict_metadata=dict(entries), planner_data=None, storage_data=storage, storage_meta=StorageMeta()
     )
-    (folder / METADATA_FILE).write_bytes(pickle.dumps(metadata))
+    (folder / METADATA_FILE).write_bytes(pickle_metadata(metadata))
     (folder / "metadata.json").write_text(json.dumps(_BACKEND))
+
+
+def pickle_metadata(metadata: Metadata) -> bytes:
+    """The content of `.metadata`."""
+    return pickle.dumps(metadata)
 
 
 def common_state(iteration: int) -> Mapping[str, JsonValue]:

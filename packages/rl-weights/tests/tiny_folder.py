@@ -1,4 +1,4 @@
-"""A tiny Qwen3 in a folder, made of a seed, without transformers."""
+"""A tiny model of any family in a folder, made of a seed, without transformers."""
 
 import json
 from pathlib import Path
@@ -29,6 +29,38 @@ CONFIG = {
     "vocab_size": 67,
 }
 
+FAMILIES = {
+    "qwen3": CONFIG,
+    "qwen3_moe": {
+        **CONFIG,
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "qwen2": {**CONFIG, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "head_dim": 8},
+    "llama": {
+        **CONFIG,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "mlp_bias": False,
+        "rope_parameters": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,  # as Megatron has it built in
+            "rope_theta": 10000.0,
+            "rope_type": "llama3",
+        },
+    },
+    "mistral": {**CONFIG, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+}
+"""A config.json of each family."""
+
 
 def tensors_of(config, dtype=torch.float32, seed=0):
     """Every tensor of the model: norms around 1, the rest around 0."""
@@ -36,16 +68,16 @@ def tensors_of(config, dtype=torch.float32, seed=0):
     tensors = {}
     for rule in rules_for(config):
         for name, shape in zip(rule.hf_names, rule.hf_shapes, strict=True):
-            if len(shape) == 1:
+            if len(shape) == 1 and name.endswith("weight"):
                 tensors[name] = (0.5 + torch.rand(shape, generator=generator)).to(dtype)
             else:
                 tensors[name] = (0.3 * torch.randn(shape, generator=generator)).to(dtype)
     return tensors
 
 
-def write_model(folder, *, dtype=torch.float32, seed=0, extra=None, **changes):
+def write_model(folder, *, family="qwen3", dtype=torch.float32, seed=0, extra=None, **changes):
     """Writes the folder and returns the tensors in it."""
-    config = {**CONFIG, "dtype": str(dtype).removeprefix("torch."), **changes}
+    config = {**FAMILIES[family], "dtype": str(dtype).removeprefix("torch."), **changes}
     tensors = tensors_of(config, dtype, seed)
     folder = Path(folder)
     folder.mkdir(parents=True)
