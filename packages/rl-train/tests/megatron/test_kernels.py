@@ -63,7 +63,7 @@ COMPILED = {
         "_row_statistics": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
         "_logit_gradient": ({"NEEDS_ENTROPY": True, "BLOCK": 4096}, 8),
     },
-    "triton_adam": {"_adamw": ({"BLOCK": 2048}, 8)},
+    "triton_adam": {"_adamw": ({"HAS_ROUNDED": True, "BLOCK": 2048}, 8)},
     "triton_query_key_value": {
         name: ({"GROUPS": 8, "QUERIES": 4, "HALF": 64, "BLOCK_TOKENS": 8, "BLOCK_HALF": 64}, 4)
         for name in ("_query_key_value_forward", "_query_key_value_backward")

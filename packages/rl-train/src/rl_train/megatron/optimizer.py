@@ -6,6 +6,7 @@
 import argparse
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +41,9 @@ def build_optimizer(args: argparse.Namespace, model: DistributedDataParallel, ke
     )
     assert isinstance(optimizer, ChainedOptimizer)
     for part in _torch_adams(optimizer):
-        part.optimizer = kernels.adam.of(part.optimizer)
+        part.optimizer = kernels.adam.of(part.optimizer, _rounded_weights(part))
+        # What Adam does itself now. In float32 its weights are the model's own.
+        part._copy_main_params_to_model_params = _nothing
         _fill_state(part.optimizer)
         _accept_checkpointed_state(part)
     return optimizer
@@ -60,6 +63,16 @@ def load_optimizer_state(optimizer: ChainedOptimizer, state: Mapping[str, Any]) 
 def _torch_adams(optimizer: ChainedOptimizer) -> list[Any]:
     """Megatron's wrappers of torch's own AdamW, which it takes where neither Transformer Engine nor APEX is there."""
     return [part for part in optimizer.chained_optimizers if isinstance(part.optimizer, torch.optim.AdamW)]
+
+
+def _rounded_weights(part: Any) -> dict[Tensor, Tensor]:
+    """Weight in float32 -> the same part of the model's weight in half precision."""
+    pairs = zip(chain(*part.shard_fp32_from_float16_groups), chain(*part.shard_float16_groups), strict=True)
+    return dict(pairs)
+
+
+def _nothing() -> None:
+    """Stands for a pass that is not needed."""
 
 
 def _fill_state(adam: torch.optim.AdamW) -> None:

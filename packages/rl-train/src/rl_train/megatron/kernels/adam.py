@@ -3,6 +3,7 @@
 # pyright: standard
 # torch leaves its optimizers partly untyped.
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -12,20 +13,24 @@ from torch import Tensor
 class ScaledAdamW(torch.optim.AdamW):
     """torch's AdamW on gradients times `factor`; where the factor is not finite, a step changes nothing.
 
-    So the norm of the gradient, which decides the factor, need not be waited for.
+    So the norm of the gradient, which decides the factor, need not be waited for. What the model computes with, weights
+    in half precision, is written by the same step.
     """
 
     factor: Tensor | None = None
     """0-dimensional float32; None: gradients are taken as they are."""
+    rounded: Mapping[Tensor, Tensor] = {}
+    """Weight -> the tensor of as many elements in another type that a step sets to the new weight."""
 
     @classmethod
-    def of(cls, adam: torch.optim.AdamW) -> Self:
-        """One that updates the weights of another, which has no state yet.
+    def of(cls, adam: torch.optim.AdamW, rounded: Mapping[Tensor, Tensor]) -> Self:
+        """One that updates the weights of another, which has no state yet, and their copies in half precision.
 
         Megatron's weights may be views, which torch's constructor refuses and its steps do not mind.
         """
         made = cls([torch.zeros(())])
         made.param_groups = adam.param_groups
+        made.rounded = rounded
         return made
 
     @torch.no_grad()
@@ -39,6 +44,9 @@ class ScaledAdamW(torch.optim.AdamW):
                 if weight.grad is not None:
                     weight.grad.mul_(self.factor)
         super().step()
+        for weight in self.weights():
+            if weight in self.rounded:
+                self.rounded[weight].copy_(weight)
 
     def forget_step(self) -> None:
         """Takes back what a step whose factor was not finite has changed: nothing here."""

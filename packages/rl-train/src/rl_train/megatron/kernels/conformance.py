@@ -193,6 +193,8 @@ def _adam(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
     given = draw(sizes.hidden, sizes.vocab, dtype=torch.float32)
     exact = given.double()
     adam = kernels.adam([given], lr=0.1, betas=(0.8, 0.9), weight_decay=0.2)
+    rounded = given.to(draw.dtype)
+    adam.rounded = {given: rounded}
     reference = torch.optim.AdamW([exact], lr=0.1, betas=(0.8, 0.9), weight_decay=0.2)
     adam.state[given] = {
         "step": torch.zeros(()),
@@ -212,6 +214,7 @@ def _adam(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
     assert float(state["step"]) == float(wanted["step"]) == 2
     return {
         "adam: weight": _error(given, exact),
+        "adam: rounded weight": _error(rounded, exact),
         "adam: mean": _error(state["exp_avg"], wanted["exp_avg"]),
         "adam: square": _error(state["exp_avg_sq"], wanted["exp_avg_sq"]),
     }

@@ -1,4 +1,7 @@
-"""AdamW as one kernel for each tensor, which reads the gradient and its factor where they lie."""
+"""AdamW as one kernel for each tensor, which reads the gradient and its factor where they lie.
+
+The weight in half precision, which Megatron would copy in a second pass, is written by the same kernel.
+"""
 
 # pyright: standard
 # Triton is annotated for kernels, not for their calls.
@@ -51,17 +54,18 @@ class FusedAdamW(ScaledAdamW):
         factor = self.factor if self.factor is not None else torch.ones((), device=weight.device)
         with on_device(weight):
             _adamw[(-(-size // _BLOCK),)](
-                weight, grad, state["exp_avg"], state["exp_avg_sq"], factor,
+                weight, grad, state["exp_avg"], state["exp_avg_sq"], factor, self.rounded.get(weight, weight),
                 1 - rate * decay, rate / (1 - betas[0] ** count), (1 - betas[1] ** count) ** -0.5,
-                1 - betas[0], betas[1], 1 - betas[1], eps, size, BLOCK=_BLOCK, num_warps=_WARPS,
+                1 - betas[0], betas[1], 1 - betas[1], eps, size,
+                HAS_ROUNDED=weight in self.rounded, BLOCK=_BLOCK, num_warps=_WARPS,
             )  # fmt: skip
 
 
 @compiled
 def _adamw(  # noqa: ANN202
-    weight, grad, mean, square, factor,  # noqa: ANN001
+    weight, grad, mean, square, factor, rounded,  # noqa: ANN001
     shrink, rate, correction, mean_share, beta_2, square_share, eps, size,  # noqa: ANN001
-    BLOCK: tl.constexpr,
+    HAS_ROUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     scale = tl.load(factor)
     # Neither infinite nor NaN: the difference of such a number and itself is not 0.
@@ -78,3 +82,5 @@ def _adamw(  # noqa: ANN202
         tl.store(mean + place, first, mask=mask)
         tl.store(square + place, second, mask=mask)
         tl.store(weight + place, value, mask=mask)
+        if HAS_ROUNDED:
+            tl.store(rounded + place, value.to(rounded.dtype.element_ty), mask=mask)
