@@ -39,11 +39,34 @@ def pool():
         ("\\boxed{(2,1)}", "(1,2)", 0.0),
         ("Answer: $\\sqrt{16}$<|im_end|>", "4", 1.0),
         ("\\boxed{\\frac{\\sqrt{2}}{2}}", "\\frac{1}{\\sqrt{2}}", 1.0),
+        ("Answer: $\\frac{3}{2}x + \\frac{x}{2}$", "2x", 1.0),
+        ("\\boxed{\\frac{x+1}{3}}", "\\frac{x+2}{3}", 0.0),
+        ("\\boxed{|x|}", "\\sqrt{x^2}", 1.0),
+        ("\\boxed{3.14}", "\\pi", 0.0),
+        ("\\boxed{(1, \\sqrt{4})}", "(1,2)", 1.0),
+        ("It is $\\frac{\\pi}{2}$.", "\\frac{\\pi}{2}", 1.0),
         ("So it is $32,348$.", "\\$32,\\!348", 1.0),
     ],
 )
 def test_equal_mathematics_is_right(pool: GraderPool, response: str, label: str, value: float):
     assert pool.grade_now(response, label).value == value
+
+
+def test_equal_comparisons_are_made_once_and_one_who_waits_may_leave(pool: GraderPool):
+    response, label = "Answer: $\\sqrt{2}+\\sqrt{8}$", "3\\sqrt{2}"
+
+    async def leave_one() -> list[Grade | BaseException]:
+        waiting = [asyncio.ensure_future(pool.grade(response, label)) for _ in range(8)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    left, *others = asyncio.run(leave_one())
+    assert isinstance(left, asyncio.CancelledError)
+    assert [grade.value for grade in others] == [1.0] * 7
+    start = time.process_time()
+    assert [pool.grade_now(response, label).value for _ in range(1000)] == [1.0] * 1000
+    assert time.process_time() - start < 1.0  # 1 ms each; a comparison takes 10
 
 
 def test_one_pool_serves_threads_and_event_loops_at_once(pool: GraderPool):

@@ -14,6 +14,7 @@ _ANSWER_LINE = re.compile(r"answer[ \t*]*:[ \t]*([^\n]*)", re.IGNORECASE)
 _BRACES = re.compile(
     r"(?P<box>\\(?:boxed|fbox)[ ]*\{)|\\(?:boxed|fbox)[ ]+(?P<bare>[^\s{}$]+)|\\[{}]|[{}]"  # an escaped brace is text
 )
+_IN_DOLLARS = re.compile(r"(?<![$\\])\$([^$\n]+)\$(?!\$)")
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")  # engines may leave the token that ended the response in its text
 _NUMBER = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|[-+]?\.[0-9]+"
 _WHOLE_NUMBER = re.compile(rf"(?:{_NUMBER})")
@@ -68,6 +69,12 @@ def final_answer(text: str) -> str | None:
     answer = max(found)[1]
     boxed = last_boxed(answer)
     return boxed[1] if boxed else answer
+
+
+def stated_plainly(text: str) -> str:
+    """What stands in the last pair of single dollar signs, or else the whole text."""
+    found = _IN_DOLLARS.findall(text)
+    return found[-1] if found else text
 
 
 def normalise(answer: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rl_data.errors import DataError
-from rl_data.grading.answers import MAX_ANSWER_CHARS, as_number, compare, normalise
+from rl_data.grading.answers import MAX_ANSWER_CHARS, as_number, compare, normalise, stated_plainly
 from rl_data.grading.grade import Grade, Submission
 from rl_data.grading.graders.grader import Grading
 from rl_data.grading.workers.messages import Comparison
@@ -67,6 +67,8 @@ def compare_mathematically(answer: str, label: str) -> Grade | Comparison:
     if len(answer) > MAX_ANSWER_CHARS:
         return Grade(value=0.0, reason=f"the answer has {len(answer)} characters, more than {MAX_ANSWER_CHARS}")
     is_right = compare(answer, label)
+    if is_right is None and normalise(stated_plainly(answer)) == normalise(label):
+        is_right = True
     return comparison(answer, label) if is_right is None else verdict(answer, label, is_right)
 
 

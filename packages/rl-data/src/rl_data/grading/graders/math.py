@@ -1,8 +1,8 @@
 """The grader of mathematics."""
 
-from rl_data.grading.answers import MAX_ANSWER_CHARS, final_answer
+from rl_data.grading.answers import MAX_ANSWER_CHARS, final_answer, normalise, stated_plainly
 from rl_data.grading.grade import Grade
-from rl_data.grading.graders.by_answer import compare_mathematically, comparison
+from rl_data.grading.graders.by_answer import compare_mathematically, comparison, verdict
 from rl_data.grading.workers.messages import Comparison
 
 
@@ -12,6 +12,10 @@ def grade_math(response: str, label: str) -> Grade | Comparison:
     The answer is the last box or "Answer:" line; without either, math-verify looks for one in the response's end.
     """
     answer = final_answer(response)
-    if answer is None:
-        return comparison(response[-MAX_ANSWER_CHARS:], label)
-    return compare_mathematically(answer, label)
+    if answer is not None:
+        return compare_mathematically(answer, label)
+    tail = response[-MAX_ANSWER_CHARS:]
+    stated = stated_plainly(tail)
+    if normalise(stated) == normalise(label) != "":
+        return verdict(stated, label, True)
+    return comparison(tail, label)

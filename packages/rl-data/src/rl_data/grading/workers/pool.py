@@ -1,7 +1,9 @@
 """Several worker processes of one role, and the queue of tasks before them."""
 
 import queue
+import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,9 +11,14 @@ from rl_data.grading.grade import Grade, crash, timeout
 from rl_data.grading.workers.messages import Call, Comparison
 from rl_data.grading.workers.process import WorkerCrashError, WorkerProcess
 
+_MAX_KNOWN = 16_384
+
 
 class WorkerPool:
     """Does tasks in killable processes, which start at the first task or at `start()`. For any thread.
+
+    Equal comparisons are made once: the samples of a group often give the same answer. What ended without a grade is
+    tried anew.
 
     Args:
         role: MATH, or the path of the user's function.
@@ -25,6 +32,8 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
+        self._lock = threading.Lock()
+        self._comparisons: OrderedDict[Comparison, Future[Grade]] = OrderedDict()
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="grader")
         self._finalizer = weakref.finalize(self, _close, self._threads, self._workers)
 
@@ -43,7 +52,16 @@ class WorkerPool:
 
     def submit(self, task: Comparison | Call) -> Future[Grade]:
         """The grade, once a process has done the task. The future never holds an exception."""
-        return self._threads.submit(self._do, task)
+        if isinstance(task, Call):
+            return self._threads.submit(self._do, task)
+        with self._lock:
+            shared = self._comparisons.get(task)
+            if shared is None or _has_failed(shared):
+                shared = self._comparisons[task] = self._threads.submit(self._do, task)
+            self._comparisons.move_to_end(task)
+            while len(self._comparisons) > _MAX_KNOWN:
+                self._comparisons.popitem(last=False)
+        return _follow(shared)
 
     def close(self) -> None:
         """Ends every process and thread; what is being done ends as a crash."""
@@ -69,6 +87,22 @@ class WorkerPool:
         finally:
             self._idle.put(worker)
         return crash(verdict.reason) if verdict.value is None else Grade(value=verdict.value, reason=verdict.reason)
+
+
+def _has_failed(future: Future[Grade]) -> bool:
+    return future.done() and future.result().value is None
+
+
+def _follow(shared: Future[Grade]) -> Future[Grade]:
+    """A future of the same grade, which one of those who wait may cancel without harm to the others."""
+    own: Future[Grade] = Future()
+
+    def pass_on(done: Future[Grade]) -> None:
+        if own.set_running_or_notify_cancel():
+            own.set_result(done.result())
+
+    shared.add_done_callback(pass_on)
+    return own
 
 
 def _name(task: Comparison | Call) -> str:
