@@ -3,9 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from rl_train.megatron.rank import TrainerSpec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -28,24 +31,30 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("toy") / "model", seed=0)
 
 
-@pytest.fixture(scope="session")
-def stack(toy_model: Path) -> Iterator[Stack]:
-    """Started at the same time, as the recipes do."""
+def trainer_spec(model: Path, *flags: str) -> "TrainerSpec":
+    """A trainer of two ranks on the model."""
     from recipes.arguments.foreign import read_model_config
-    from recipes.cluster import ray_cluster
     from rl_train.algorithms import AlgorithmConfig, make_loss
     from rl_train.megatron.arguments import parse_megatron_args
     from rl_train.megatron.rank import TrainerSpec
 
-    model_config = read_model_config(toy_model)
-    flags = ["--tensor-model-parallel-size", "2", "--sequence-parallel", "--optimizer", "adam", "--lr", "1e-2"]
-    spec = TrainerSpec(
-        arguments=parse_megatron_args(flags, model_config=model_config, world_size=2, train_iters=10),
+    model_config = read_model_config(model)
+    own = ["--optimizer", "adam", "--lr", "1e-2"]
+    return TrainerSpec(
+        arguments=parse_megatron_args([*flags, *own], model_config=model_config, world_size=2, train_iters=10),
         model_config=model_config,
-        weights=toy_model,
+        weights=model,
         loss=make_loss(AlgorithmConfig(advantage_estimator="grpo")),
         temperature=TEMPERATURE,
     )
+
+
+@pytest.fixture(scope="session")
+def stack(toy_model: Path) -> Iterator[Stack]:
+    """Started at the same time, as the recipes do."""
+    from recipes.cluster import ray_cluster
+
+    spec = trainer_spec(toy_model, "--tensor-model-parallel-size", "2", "--sequence-parallel")
     with ray_cluster(num_actors=3):
         from rl_rollout.ray import start_engine
         from rl_train.ray import TrainerGroup

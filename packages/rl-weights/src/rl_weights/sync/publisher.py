@@ -138,12 +138,25 @@ class Publisher:
             self._agree(False)
             raise
         if self._agree(any(not one.is_stuck for one in attempt.failed)):
-            again = [worker.index for worker in attempt.failed if not worker.is_stuck]
-            logger.warning("version %d goes once more to %d sinks that failed", version, len(again))
-            stuck = [worker for worker in attempt.failed if worker.is_stuck]
-            second = self._attempt(version, again, verify)
-            attempt.workers = [*stuck, *second.workers]
+            attempt = self._try_again(attempt)
         return self._outcome(attempt)
+
+    def _try_again(self, first: _Attempt) -> _Attempt:
+        """Hands the version over once more, to the sinks that failed and came back."""
+        stuck = [worker for worker in first.failed if worker.is_stuck]
+        again = [worker.index for worker in first.failed if not worker.is_stuck]
+        if self._source.is_writer:
+            logger.warning("version %d goes once more to %d sinks that failed", first.version, len(again))
+        second = self._attempt(first.version, again, first.is_verified)
+        second.workers += stuck
+        assert first.report is not None
+        assert second.report is not None
+        second.report = replace(
+            second.report,
+            num_moved_bytes=first.report.num_moved_bytes + second.report.num_moved_bytes,
+            total_s=first.report.total_s + second.report.total_s,
+        )
+        return second
 
     def close(self) -> None:
         """Frees the buffers, and what the transport leaves on a disk. No sink is called."""

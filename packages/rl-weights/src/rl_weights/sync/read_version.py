@@ -38,13 +38,16 @@ def read_version(folder: Path) -> dict[str, torch.Tensor]:
     buckets: list[_Bucket] = []
     checksums: list[str] = []
     for manifest, where in zip(chain, names, strict=True):
-        if manifest.kind == "full":
-            buckets = [_read_whole(where, entry) for entry in manifest.buckets]
-            checksums = [entry.checksum for entry in manifest.buckets]
-        else:
-            for entry in manifest.buckets:
-                _change(where, entry, buckets[entry.index])
-                checksums[entry.index] = entry.checksum
+        try:
+            if manifest.kind == "full":
+                buckets = [_read_whole(where, entry) for entry in manifest.buckets]
+                checksums = [entry.checksum for entry in manifest.buckets]
+            else:
+                for entry in manifest.buckets:
+                    _change(where, entry, buckets[entry.index])
+                    checksums[entry.index] = entry.checksum
+        except (OSError, ValueError, LookupError, zstandard.ZstdError) as error:
+            raise SyncError(f"{where}: {type(error).__name__}: {error}") from error
         _check(where, manifest, buckets, checksums)
     return {
         name: _tensor(part.copy()).view(dtype_named(dtype, name)).view(shape)
@@ -67,7 +70,7 @@ def _change(folder: Path, entry: BucketEntry, bucket: _Bucket) -> None:
     for one, size in zip(entry.tensors, sizes, strict=True):
         apply_delta(part_of[one.name], content[start : start + size], one.num_changed or 0, num_bytes(one.dtype, (1,)))
         if bucket_checksum(_tensor(part_of[one.name])) != one.checksum:
-            raise SyncError(f"{folder}: {one.name} is not what its checksum says")
+            raise ValueError(f"{one.name} is not what its checksum says")
         start += size
 
 

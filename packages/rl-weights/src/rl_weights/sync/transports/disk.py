@@ -66,6 +66,8 @@ class DiskTransport:
         self._chain: list[str] = []
         """Folders that make up the version written last: a whole one and the deltas after it."""
         self._num_written = 0
+        self._is_doubted = False
+        """Whether a sink could not load the chain's last version, so that the next one stands by itself."""
         self._writing: _Writing | None = None
         """Still there at the next `begin` if the source failed: what is held is then half of one version."""
         self._clock = PhaseSeconds()
@@ -78,7 +80,9 @@ class DiskTransport:
     def begin(self, version: int, plan: SyncPlan, workers: Sequence[SinkWorker]) -> None:
         """See `Transport`."""
         is_held_whole = self._writing is None and len(self._held) == len(plan.buckets)
-        kind: Mode = "delta" if is_held_whole and len(self._chain) <= self._deltas_per_full else "full"
+        can_follow = is_held_whole and not self._is_doubted and len(self._chain) <= self._deltas_per_full
+        kind: Mode = "delta" if can_follow else "full"
+        self._is_doubted = False
         self._clock = PhaseSeconds()
         if kind == "full":
             self._held, self._checksums = [], []
@@ -117,7 +121,7 @@ class DiskTransport:
             worker.submit(
                 "bucket",
                 f"load_version {writing.folder.name}",
-                partial(_load_version, worker.sink, str(writing.folder)),
+                partial(self._load_version, worker.sink, str(writing.folder)),
             )
         return submit_commit(version, num_tensors, workers)
 
@@ -132,6 +136,15 @@ class DiskTransport:
     def close(self) -> None:
         """Removes this stream's folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _load_version(self, sink: WeightSink, folder: str) -> None:
+        if not isinstance(sink, FolderSink):
+            raise SyncError(f"{type(sink).__name__} has no load_version, so it cannot take weights from a folder")
+        try:
+            sink.load_version(folder)
+        except Exception:
+            self._is_doubted = True
+            raise
 
     def _remove_others(self) -> None:
         """Removes versions that nobody needs any more, and what a publish that failed left half written."""
@@ -205,9 +218,3 @@ def _parts(specs: Sequence[TensorSpec]) -> Iterator[tuple[slice, TensorSpec]]:
         size = num_bytes(spec[1], spec[2])
         yield slice(start, start + size), spec
         start += size
-
-
-def _load_version(sink: WeightSink, folder: str) -> None:
-    if not isinstance(sink, FolderSink):
-        raise SyncError(f"{type(sink).__name__} has no load_version, so it cannot take weights from a folder")
-    sink.load_version(folder)
