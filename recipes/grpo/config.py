@@ -23,7 +23,8 @@ from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_grader, open_e
 from recipes.grpo.limits import check_host_memory, engine_rooms, prompt_limit
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
-from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, Tokenizer, load_tokenizer
+from recipes.tokenizer import open_tokenizer
+from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, Tokenizer
 from rl_data.json import JsonValue
 from rl_rollout import EngineConfig, RolloutConfig
 from rl_rollout.sglang.arguments import SGLangArguments
@@ -101,7 +102,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
-        tokenizer = load_tokenizer(run.hf_checkpoint)
+        tokenizer = open_tokenizer(run.hf_checkpoint)
         num_rows = _check_rows(parsed, tokenizer)
         num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
         foreign = loading.read(

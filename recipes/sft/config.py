@@ -12,7 +12,8 @@ from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
-from rl_data import ConversationDataConfig, ConversationSource, load_tokenizer
+from recipes.tokenizer import open_tokenizer
+from rl_data import ConversationDataConfig, ConversationSource
 from rl_data.json import JsonValue
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
@@ -69,7 +70,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     data = parsed.get(ConversationDataConfig)
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
-        tokenizer = load_tokenizer(run.hf_checkpoint)
+        tokenizer = open_tokenizer(run.hf_checkpoint)
         source = ConversationSource(data, tokenizer)
         source.validate()
         num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
