@@ -204,9 +204,15 @@ def _print_inspection(inspection: Inspection) -> None:
     name, dtype, shape, size, parts = (max(map(len, column)) for column in zip(*rows, strict=True))
     for row in rows:
         print(f"{row[0]:{name}}  {row[1]:{dtype}}  {row[2]:{shape}}  {row[3]:>{size}}  {row[4]:>{parts}}")
+    layout = inspection.layout
+    cut = (
+        ""
+        if layout is None
+        else (f"TP {layout.tensor} x PP {layout.pipeline} x EP {layout.expert} in {layout.num_files} files, ")
+    )
     kind = inspection.architecture or ("release" if inspection.iteration is None else f"step {inspection.iteration}")
     print(
-        f"{inspection.path}: {inspection.format}, {kind}, {inspection.num_parameters:,} parameters in "
+        f"{inspection.path}: {inspection.format}, {kind}, {cut}{inspection.num_parameters:,} parameters in "
         f"{decimal(inspection.num_model_bytes)}, other state {decimal(inspection.num_other_bytes)}, "
         f"{'with' if inspection.has_manifest else 'without'} checksums"
     )

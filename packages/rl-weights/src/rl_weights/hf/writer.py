@@ -126,7 +126,8 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
 def _carry_over(source: Path, folder: Path, dtypes: Iterable[str]) -> None:
     """Copies configuration and tokenizer of a model folder, all but its weights.
 
-    config.json names the dtype of the weights; it gets the new one where all tensors have the same.
+    config.json names the dtype of the weights; it gets the new one where all tensors have the same. How the weights
+    were quantised is left out: what is written is not.
 
     Args:
         source: the model folder.
@@ -144,7 +145,8 @@ def _carry_over(source: Path, folder: Path, dtypes: Iterable[str]) -> None:
 
 
 def _with_dtype(config: Mapping[str, object], dtypes: set[str]) -> Mapping[str, object]:
+    changed = {key: value for key, value in config.items() if key != "quantization_config"}
     if len(dtypes) != 1:
-        return config
+        return changed
     (dtype,) = dtypes
-    return {key: dtype if key in ("dtype", "torch_dtype") else value for key, value in config.items()}
+    return {key: dtype if key in ("dtype", "torch_dtype") else value for key, value in changed.items()}

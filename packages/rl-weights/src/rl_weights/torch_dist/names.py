@@ -109,6 +109,12 @@ def layer_of(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def expert_of(name: str) -> int | None:
+    """Number of the expert in a stored name; None outside of the experts."""
+    match = _OF_EXPERT.fullmatch(name)
+    return None if match is None else int(match[2])
+
+
 def num_row_dims(key: str) -> int:
     """Leading dimensions of that key that count layers and experts."""
     return _is_stacked(key) + _is_of_experts(key)
