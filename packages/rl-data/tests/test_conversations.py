@@ -59,6 +59,28 @@ def test_conversations_that_are_too_long_are_dropped_and_counted(tokenizer: Toke
     assert source.num_dropped == 1
 
 
+def test_cut_conversations_are_listed_and_dropped_where_no_token_to_train_is_left(
+    tokenizer: Tokenizer, write_jsonl: Write
+):
+    rows = [openhermes_row("short"), openhermes_row("x" * 100), openhermes_row("a question of 26 characters")]
+    rows[2]["conversations"][1]["value"] = "an answer that is cut"
+    path = write_jsonl(rows)
+    source = source_of(path, tokenizer, max_length=50, on_long_conversation="cut")
+    short, cut = source.next_batch(2)
+    assert (source.num_cut, source.num_dropped) == (1, 1)
+    assert all(sample.num_loss_tokens > 0 for sample in (short, cut))
+    assert len(cut.tokens) == 50
+    # The end of the turn is gone: the model is not taught to stop there.
+    assert tokenizer.decode(cut.tokens[cut.loss_mask].tolist()) == "an answer that"[: cut.num_loss_tokens]
+    assert cut.response_text == tokenizer.decode(cut.tokens[cut.loss_mask].tolist())
+
+
+def test_a_file_of_which_nothing_to_train_fits_is_refused(tokenizer: Tokenizer, write_jsonl: Write):
+    source = source_of(write_jsonl([openhermes_row("x" * 100)]), tokenizer, max_length=50, on_long_conversation="cut")
+    with pytest.raises(DataError, match="rows"):
+        source.next_batch(1)
+
+
 def test_a_tool_call_without_content_is_read_as_one_of_empty_content(tokenizer: Tokenizer, write_jsonl: Write):
     row = messages_row("q")
     row["messages"].insert(1, {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]})

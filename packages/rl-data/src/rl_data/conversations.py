@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_data.chat import Tools
 from rl_data.errors import DataError
@@ -14,7 +16,7 @@ from rl_data.order import RowReference
 from rl_data.reading import ReadingConfig
 from rl_data.renderers import Renderers
 from rl_data.sample import Sample
-from rl_data.source import Source, TooLongError
+from rl_data.source import Cut, Source, TooLongError
 from rl_data.tokenizer import Tokenizer
 
 _OPENHERMES_KEY = "conversations"
@@ -29,7 +31,14 @@ class ConversationDataConfig(ReadingConfig):
         metadata={"help": "key of the messages; without it, a file with the key `conversations` is read as OpenHermes"},
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "conversations of more tokens than this are dropped, counted and listed"}
+        default=None, metadata={"help": "conversations of more tokens than this are dropped or cut, counted and listed"}
+    )
+    on_long_conversation: Literal["drop", "cut"] = field(
+        default="drop",
+        metadata={
+            "help": "what becomes of too long conversations; cut: they lose their end, and are dropped where nothing "
+            "to train is left"
+        },
     )
 
 
@@ -60,21 +69,26 @@ class ConversationSource(Source[Sample]):
         self._parse(row)
         self._arguments(row)
 
-    def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Sample:
+    def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Sample | Cut[Sample]:
         messages, tools = self._parse(row)
         rendered = self._renderers.of(self._arguments(row)).render(messages, tools=tools)
-        length = len(rendered.tokens)
-        if self._config.max_length is not None and length > self._config.max_length:
-            raise TooLongError(length, self._config.max_length)
-        prompt_length = int(rendered.loss_mask.argmax())
+        length, most = len(rendered.tokens), self._config.max_length
+        if most is None or length <= most:
+            return self._sample(rendered.tokens, rendered.loss_mask, reference)
+        if self._config.on_long_conversation == "drop" or not rendered.loss_mask[:most].any():
+            raise TooLongError(length, most)
+        return Cut(self._sample(rendered.tokens[:most], rendered.loss_mask[:most], reference), length, most)
+
+    def _sample(self, tokens: NDArray[np.int32], loss_mask: NDArray[np.bool_], reference: RowReference) -> Sample:
+        prompt_length = int(loss_mask.argmax())
         return Sample(
             group_id=f"{reference.epoch}-{reference.row}",
             index=0,
-            tokens=rendered.tokens,
+            tokens=tokens,
             prompt_length=prompt_length,
-            loss_mask=rendered.loss_mask,
-            rollout_logprobs=np.zeros(length, dtype=np.float32),
-            response_text=self._tokenizer.decode(rendered.tokens[prompt_length:].tolist()),
+            loss_mask=loss_mask,
+            rollout_logprobs=np.zeros(len(tokens), dtype=np.float32),
+            response_text=self._tokenizer.decode(tokens[prompt_length:].tolist()),
         )
 
     def _parse(self, row: dict[str, JsonValue]) -> tuple[list[Message], Tools]:
