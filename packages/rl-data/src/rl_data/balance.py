@@ -69,12 +69,15 @@ def first_fit(indices: Sequence[int], lengths: Sequence[int], budget: int) -> li
     return parts
 
 
-def split_under_budget(
-    indices: Sequence[int], lengths: Sequence[int], work: Sequence[float], num_parts: int, budget: int
+def even_out(
+    fitted: Sequence[Sequence[int]], lengths: Sequence[int], work: Sequence[float], num_parts: int, budget: int
 ) -> list[list[int]]:
-    """Exactly `num_parts` parts under the budget, even ones where that is possible; some may be empty."""
-    parts = split_evenly(indices, work, num_parts)
+    """Exactly `num_parts` parts under the budget: even ones where that is possible, else those that `first_fit` gave.
+
+    Args:
+        fitted: at most `num_parts` parts under the budget; some of the parts returned are empty where there are fewer.
+    """
+    parts = split_evenly([index for part in fitted for index in part], work, num_parts)
     if any(sum(lengths[index] for index in part) > budget for part in parts):
-        parts = first_fit(indices, lengths, budget)
-        parts += [[] for _ in range(num_parts - len(parts))]
+        parts = [list(part) for part in fitted] + [[] for _ in range(num_parts - len(fitted))]
     return [sorted(part) for part in parts]

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_data.balance import first_fit, split_evenly, split_under_budget
+from rl_data.balance import even_out, first_fit, split_evenly
 from rl_data.batch import Microbatch, TrainBatch
 from rl_data.errors import DataError
 from rl_data.sample import Sample
@@ -68,13 +68,14 @@ def pack(
 
     work = [length + (length**2 / attention_length if attention_length else 0.0) for length in lengths]
     ranks = split_evenly(list(range(len(samples))), work, num_ranks)
-    num_microbatches = max(max(len(first_fit(rank, lengths, budget)) for rank in ranks), 1)
+    fitted = [first_fit(rank, lengths, budget) for rank in ranks]
+    num_microbatches = max(1, *(len(parts) for parts in fitted))
     microbatches = tuple(
         tuple(
             _microbatch(samples, indices, weights, advantages_by_sample, pad_to_multiple)
-            for indices in split_under_budget(rank, lengths, work, num_microbatches, budget)
+            for indices in even_out(parts, lengths, work, num_microbatches, budget)
         )
-        for rank in ranks
+        for parts in fitted
     )
     return TrainBatch(
         microbatches=microbatches,
