@@ -2,9 +2,9 @@
 
     python -m bench.kernel_speed [--tokens 16384] [--length 4096] [--only attention]
 
-Matrix products and attention in TFLOP/s, element-wise kernels in GB/s of the bytes that must move, each forward and
-backward; attention also against float64. A kernel that fails says so and the others go on. Nothing is recorded: the
-numbers say where a step's time can be won.
+Matrix products and attention in TFLOP/s, element-wise kernels and the optimizer in GB/s of the bytes that must move,
+each forward and backward; attention also against float64. A kernel that fails says so and the others go on. Nothing is
+recorded: the numbers say where a step's time can be won.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--length", type=int, default=4096, help="of the sequences")
-    parser.add_argument("--only", choices=("products", "attention", "elementwise", "loss"))
+    parser.add_argument("--only", choices=("products", "attention", "elementwise", "optimizer", "loss"))
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("kernel_speed: needs a GPU")
@@ -36,6 +36,7 @@ def main() -> int:
         "products": _products,
         "attention": _attention,
         "elementwise": _elementwise,
+        "optimizer": _optimizer,
         "loss": _loss,
     }
     results: dict[str, Any] = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -212,6 +213,38 @@ def _elementwise(arguments: argparse.Namespace) -> dict[str, Any]:
                 return [round(tokens * b / ms / 1e6, 1) for b, ms in zip(moved, (forward, backward), strict=True)]
 
             _guarded(results, f"{case}, {name}: forward, backward", measure)
+    return results
+
+
+def _optimizer(_: argparse.Namespace) -> dict[str, Any]:
+    """GB/s of Adam and of the gradient's norm on the weights of a few layers, and of torch's own fused Adam."""
+    from rl_train.megatron.kernels import choose_kernels
+
+    shapes = [(2 * FEED_FORWARD, HIDDEN), (HIDDEN, FEED_FORWARD), (HIDDEN, HEADS * DIM), (HIDDEN,)] * 6
+    weights = [torch.randn(shape, device="cuda") for shape in shapes]
+    rounded = {weight: weight.bfloat16() for weight in weights}
+    size = sum(weight.numel() for weight in weights)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    results: dict[str, Any] = {}
+
+    def measure(adam: Any, num_bytes: int) -> float:
+        for weight in weights:
+            adam.state[weight] = {
+                "step": torch.zeros((), device="cuda" if adam.defaults["fused"] else "cpu"),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        return round(num_bytes * size / _milliseconds(adam.step) / 1e6, 1)
+
+    for name in ("plain", "fused"):
+        adam = choose_kernels(name).adam(weights)
+        adam.rounded = rounded
+        _guarded(results, f"adam, {name}", lambda adam=adam: measure(adam, 30))
+    _guarded(results, "adam, torch's fused", lambda: measure(torch.optim.AdamW(weights, fused=True), 28))
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm
+    _guarded(results, "norm", lambda: round(4 * size / _milliseconds(lambda: norm(grads)) / 1e6, 1))
     return results
 
 

@@ -25,7 +25,7 @@ from rl_train.megatron.layer_spec import packed_layer_spec
 from rl_train.megatron.logprobs import TokenLogprobs, token_logprobs
 from rl_train.megatron.packed import PackedSequences
 from rl_train.megatron.parallel import tensor_group
-from rl_train.megatron.weight_gradient import provide_weight_gradient_kernels
+from rl_train.megatron.weight_gradient import provide_weight_gradient_kernels, settle_gradients
 
 _ONE_ONLY = {
     "context_parallel_size": "--context-parallel-size",
@@ -166,6 +166,8 @@ def _finalize_gradients(
     force_all_reduce: bool,
 ) -> None:
     """Sums gradients over the ranks. Megatron would divide by the number of tokens, which loss weights have done."""
+    for one in model:
+        settle_gradients(module_of(one))
     finalize_model_grads(model, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
 
 

@@ -16,6 +16,9 @@ tensor-parallel size and s = t under sequence parallelism, else 1, autograd keep
 
 Layers computed again as a whole keep their input, 2 h/s, and cost a third of a step; the last three rows cost about 2 %
 of one. While a layer's backward runs, its gradients take about as much again as F/t x 8 + h x 8.
+
+Whole layers are computed again exactly, and so are the element-wise passes but for one: in half precision the second
+norm is computed again from the rounded sum, see `norm.RMSNorm.after_adding`.
 """
 
 from typing import Literal, NamedTuple

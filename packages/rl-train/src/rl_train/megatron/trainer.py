@@ -29,13 +29,14 @@ from rl_train.megatron.hf_folder import export_hf
 from rl_train.megatron.kernels import choose_kernels
 from rl_train.megatron.layer_settings import LayerSettings
 from rl_train.megatron.memory import RankMemory
-from rl_train.megatron.model import build_model, forward, wrap_model
+from rl_train.megatron.model import build_model, forward, module_of, wrap_model
 from rl_train.megatron.optimizer import build_optimizer, build_scheduler, gradient_norm, learning_rate, step_if_finite
 from rl_train.megatron.parallel import destroy_parallel, initialize_parallel, pipeline_group, same_outcome
 from rl_train.megatron.phase_clock import PhaseClock
 from rl_train.megatron.rank_batch import ModelSettings, RankMicrobatch, on_rank, predicted_tokens, trained_tokens
 from rl_train.megatron.recompute_switch import RecomputeSwitch
 from rl_train.megatron.reference import ReferenceWeights
+from rl_train.megatron.weight_gradient import begin_gradients
 from rl_train.megatron.weights import load_weights
 from rl_train.trainer import MemoryUse, StepResult, TrainerPart
 
@@ -140,7 +141,7 @@ class MegatronTrainer:
         own = self._own_microbatches(batch, is_trained=True)
         items = [on_rank(one, trained_tokens(one), self._settings, self._loss) for one in own]
         self._recompute.prepare(max(one.num_tokens for rank in batch.microbatches for one in rank))
-        self._model.zero_grad_buffer()
+        begin_gradients(self._model, module_of(self._model))
         self._optimizer.zero_grad()
         sums = self._run(items, self._loss_of, forward_only=False)
         grad_norm = gradient_norm(self._optimizer)

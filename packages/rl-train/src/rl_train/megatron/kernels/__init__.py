@@ -47,6 +47,14 @@ class LogitGradient(Protocol):
         ...
 
 
+class AddProduct(Protocol):
+    """Adds a.T @ b to a sum in float32, in place."""
+
+    def __call__(self, sum_: Tensor, a: Tensor, b: Tensor, *, is_first: bool = False) -> None:
+        """Of sum [V, H], a [C, V] and b [C, H]; `is_first`: what the sum held is not read."""
+        ...
+
+
 class Kernels(NamedTuple):
     """One version of each piece."""
 
@@ -62,8 +70,7 @@ class Kernels(NamedTuple):
     query_key_value: QueryKeyValue
     row_statistics: RowStatistics
     logit_gradient: LogitGradient
-    add_product: Callable[[Tensor, Tensor, Tensor], None]
-    """Adds a.T @ b to a sum in float32, in place: sum [V, H], a [C, V] and b [C, H]."""
+    add_product: AddProduct
     adam: type[ScaledAdamW]
 
 

@@ -185,7 +185,12 @@ def _product(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:
     total = total.float()
     expected = total.double() + a.double().t() @ b.double()
     kernels.add_product(total, a, b)
-    return {"add_product": _error(total, expected)}
+    fresh = torch.full_like(total, torch.nan)
+    kernels.add_product(fresh, a, b, is_first=True)
+    return {
+        "add_product": _error(total, expected),
+        "add_product, first": _error(fresh, a.double().t() @ b.double()),
+    }
 
 
 def _adam(kernels: Kernels, sizes: Sizes, draw: _Drawer) -> dict[str, float]:

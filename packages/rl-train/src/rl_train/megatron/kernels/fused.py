@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rl_train.megatron.kernels import Kernels
+from rl_train.megatron.kernels import Kernels, plain
 from rl_train.megatron.kernels.triton_adam import FusedAdamW
 from rl_train.megatron.kernels.triton_loss import logit_gradient, row_statistics
 from rl_train.megatron.kernels.triton_norm import add_rms_norm, rms_norm, rms_norm_and_input
@@ -11,14 +11,15 @@ from rl_train.megatron.kernels.triton_query_key_value import query_key_value
 from rl_train.megatron.kernels.triton_swiglu import swiglu
 
 
-def add_product(sum_: Tensor, a: Tensor, b: Tensor) -> None:
-    """sum += a.T @ b in one matrix product, with no temporary in the size of the sum."""
+def add_product(sum_: Tensor, a: Tensor, b: Tensor, *, is_first: bool = False) -> None:
+    """sum += a.T @ b, or sum = a.T @ b, in one matrix product, with no temporary in the size of the sum."""
+    beta = 0 if is_first else 1  # with 0 the sum is not read
     if sum_.dtype == a.dtype:
-        torch.addmm(sum_, a.t(), b, out=sum_)
+        torch.addmm(sum_, a.t(), b, beta=beta, out=sum_)
     elif a.is_cuda:
-        torch.addmm(sum_, a.t(), b, out_dtype=sum_.dtype, out=sum_)
+        torch.addmm(sum_, a.t(), b, out_dtype=sum_.dtype, beta=beta, out=sum_)
     else:
-        sum_.add_(a.t() @ b)
+        plain.add_product(sum_, a, b, is_first=is_first)
 
 
 FUSED = Kernels(

@@ -111,6 +111,9 @@ def logit_gradient(logits: Tensor, rows: RowGradients, temperature: float) -> Te
     return gradient.div_(temperature).to(logits.dtype)
 
 
-def add_product(sum_: Tensor, a: Tensor, b: Tensor) -> None:
-    """sum += a.T @ b."""
-    sum_.add_(a.t() @ b)
+def add_product(sum_: Tensor, a: Tensor, b: Tensor, *, is_first: bool = False) -> None:
+    """sum += a.T @ b, or sum = a.T @ b."""
+    if is_first:
+        sum_.copy_(a.t() @ b)
+    else:
+        sum_.add_(a.t() @ b)
