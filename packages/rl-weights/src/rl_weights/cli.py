@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "inspect": _inspect,
         "diff": _diff,
         "verify": _verify,
+        "bench": _bench,
     }
     try:
         return commands[arguments.command](arguments)
@@ -78,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="read everything and compare checksums; exit code 1 if it is not whole")
     verify.add_argument("path", help="a checkpoint of either format")
     verify.add_argument("--require-finite", action="store_true", help="refuse NaN and infinity")
+
+    bench = commands.add_parser(
+        "bench", help="time conversions there and back beside `cp -r`; exit code 1 if not exact"
+    )
+    bench.add_argument("--hf-checkpoint", required=True, metavar="DIR", help="model folder")
+    bench.add_argument("--work", default=".", metavar="DIR", help="where to write, and then remove (default: here)")
+    bench.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -243,3 +251,23 @@ def _verify(arguments: argparse.Namespace) -> int:
         f"{'whole' if report.is_whole else f'{len(report.problems)} problems'}"
     )
     return 0 if report.is_whole else 1
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from rl_weights.bench import bench_conversion
+
+    bench = bench_conversion(arguments.hf_checkpoint, arguments.work)
+    if arguments.json:
+        print(json.dumps(asdict(bench), indent=1))
+    else:
+        print(f"{arguments.hf_checkpoint}: {decimal(bench.num_bytes)}")
+        for what, run, copy in (
+            ("HF -> torch_dist", bench.to_torch_dist, bench.copy_hf),
+            ("torch_dist -> HF", bench.to_hf, bench.copy_torch_dist),
+        ):
+            print(
+                f"{what}: {run.seconds:.1f} s, {run.seconds / copy.seconds:.2f} x cp -r ({copy.seconds:.1f} s), "
+                f"peak memory {decimal(run.peak_bytes)}"
+            )
+        print("the model that came back is equal to the bit" if bench.is_exact else "the model that came back differs")
+    return 0 if bench.is_exact else 1
