@@ -12,7 +12,7 @@ from typing import cast
 import yaml
 
 from recipes.errors import UsageError
-from rl_data import Sample
+from rl_data import RowNote, Sample
 from rl_data.wire import append_samples
 from rl_train.megatron.checkpoint_folder import TRACKER
 
@@ -22,10 +22,11 @@ type MetricsLine = Mapping[str, str | float | Mapping[str, float] | None]
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+ROWS_FILE = "left_out_rows.jsonl"
 SUMMARY_FILE = "summary.json"
 
-# What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, and the
-# way by which weights get to the engines, which are the same bits by every way.
+# What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, the
+# way by which weights get to the engines, which are the same bits by every way, and what becomes of bad rows.
 _FREE_ON_RESUME = (
     "num-rollout",
     "num-epoch",
@@ -34,6 +35,9 @@ _FREE_ON_RESUME = (
     "update-weight-transport",
     "update-weight-mode",
     "update-weight-disk-dir",
+    "num-data-workers",
+    "on-bad-row",
+    "max-bad-row-share",
 )
 _FREE_SUFFIXES = ("-timeout-s",)
 
@@ -88,6 +92,7 @@ class RunFolder:
         self.model = path / "model"
         self._metrics = path / METRICS_FILE
         self._samples = path / SAMPLES_FILE
+        self._rows = path / ROWS_FILE
         path.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir(parents=True, exist_ok=True)
         _replace(path / CONFIG_FILE, config_text)
@@ -103,8 +108,8 @@ class RunFolder:
         return self.model
 
     def keep_until(self, step: int) -> None:
-        """Drops metrics and samples of steps after `step`: a resume from a checkpoint makes them again."""
-        for file in (self._metrics, self._samples):
+        """Drops what was logged of steps after `step`: a resume from a checkpoint makes it again."""
+        for file in (self._metrics, self._samples, self._rows):
             if file.exists():
                 with file.open() as lines:
                     # A run that was killed may have left the start of a line.
@@ -121,6 +126,16 @@ class RunFolder:
         append_samples(
             self._samples, (replace(sample, metadata={**sample.metadata, "step": step}) for sample in samples)
         )
+
+    def log_rows(self, notes: Sequence[RowNote], *, step: int) -> None:
+        """Appends one line per row that was left out or cut to left_out_rows.jsonl, which is there if any was."""
+        if not notes:
+            return
+        with self._rows.open("a") as out:
+            out.writelines(
+                json.dumps({"step": step, "fate": note.fate, "row": note.row, "message": note.message}) + "\n"
+                for note in notes
+            )
 
 
 def _check_writable(flag: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from recipes.arguments.foreign import ForeignArguments, ForeignParsers, read_model_config
 from recipes.arguments.parse import ParsedArguments, parse_arguments
@@ -24,7 +25,7 @@ from recipes.grpo.limits import check_host_memory, engine_rooms, prompt_limit
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
-from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, Tokenizer
+from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_data.json import JsonValue
 from rl_rollout import EngineConfig, RolloutConfig
 from rl_rollout.sglang.arguments import SGLangArguments
@@ -73,6 +74,8 @@ class GRPOJob:
     model_config: Mapping[str, JsonValue]
     tokenizer: Tokenizer
     source: PromptSource
+    bad_rows: Sequence[RowNote]
+    """Rows, for training or evaluation, that will be skipped."""
     eval_sets: Sequence[EvalSet]
     num_rollouts: int
     num_steps_per_rollout: int
@@ -103,8 +106,8 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
-        num_rows = _check_rows(parsed, tokenizer)
-        num_rollouts = run.num_steps(num_rows=num_rows, rows_per_step=rollout.rollout_batch_size)
+        rows = _check_rows(parsed, tokenizer)
+        num_rollouts = run.num_steps(num_rows=rows.num_rows, rows_per_step=rollout.rollout_batch_size)
         foreign = loading.read(
             parsed,
             hf_checkpoint=run.hf_checkpoint,
@@ -114,7 +117,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
     check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
     check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron)
-    source, eval_sets = _open_data(parsed, foreign, tokenizer)
+    source, eval_sets = _open_data(parsed, foreign, tokenizer, rows)
     return GRPOJob(
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),
@@ -134,6 +137,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
         model_config=model_config,
         tokenizer=tokenizer,
         source=source,
+        bad_rows=[*rows.bad, *(note for notes in rows.bad_by_eval_set.values() for note in notes)],
         eval_sets=eval_sets,
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
@@ -141,20 +145,32 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
     )
 
 
-def _check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> int:
-    """Checks every row of training and evaluation, and that it can be graded; returns how many are for training."""
+class _Rows(NamedTuple):
+    """What is known of the data after every row was checked."""
+
+    num_rows: int
+    """For training."""
+    bad: Sequence[RowNote]
+    """Rows for training that will be skipped."""
+    bad_by_eval_set: Mapping[str, Sequence[RowNote]]
+
+
+def _check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> _Rows:
+    """Checks every row of training and evaluation, and that it can be graded."""
     data = parsed.get(PromptDataConfig)
     grading, evaluation = parsed.get(GraderConfig), parsed.get(EvalConfig)
     with GraderPool(grading) as grader, open_eval_grader(evaluation, grader, grading) as eval_grader:
         source = PromptSource(data, tokenizer, check_label=grader.check_label)
-        source.validate()
-        for held_out in eval_data(evaluation, data).values():
-            PromptSource(held_out, tokenizer, check_label=eval_grader.check_label).validate()
-    return len(source)
+        bad = source.validate()
+        bad_by_eval_set = {
+            name: PromptSource(held_out, tokenizer, check_label=eval_grader.check_label).validate()
+            for name, held_out in eval_data(evaluation, data).items()
+        }
+    return _Rows(num_rows=len(source), bad=bad, bad_by_eval_set=bad_by_eval_set)
 
 
 def _open_data(
-    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer
+    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer, rows: _Rows
 ) -> tuple[PromptSource, list[EvalSet]]:
     """The prompts that fit with the longest response: into an engine, and for training into a micro-batch too."""
     data, rollout, evaluation = parsed.get(PromptDataConfig), parsed.get(RolloutConfig), parsed.get(EvalConfig)
@@ -167,10 +183,14 @@ def _open_data(
     )
     training = replace(data, rollout_max_prompt_len=limit)
     # Fails where every prompt is too long, or the chat template refuses the first.
-    PromptSource(training, tokenizer).next_batch(1)
+    probe = PromptSource(replace(training, num_data_workers=0), tokenizer)
+    probe.leave_out(rows.bad)
+    probe.next_batch(1)
+    source = PromptSource(training, tokenizer)
+    source.leave_out(rows.bad)
     held_out_data = eval_data(evaluation, data)
     if not held_out_data:
-        return PromptSource(training, tokenizer), []
+        return source, []
     eval_limit = prompt_limit(
         data.rollout_max_prompt_len,
         engine,
@@ -178,7 +198,12 @@ def _open_data(
         response=evaluation.eval_max_response_len or rollout.rollout_max_response_len,
     )
     eval_sets = [
-        open_eval_set(name, replace(held_out, rollout_max_prompt_len=eval_limit), tokenizer)
+        open_eval_set(
+            name,
+            replace(held_out, rollout_max_prompt_len=eval_limit),
+            tokenizer,
+            bad_rows=rows.bad_by_eval_set[name],
+        )
         for name, held_out in held_out_data.items()
     ]
-    return PromptSource(training, tokenizer), eval_sets
+    return source, eval_sets

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from recipes.config import EvalConfig
 from recipes.errors import UsageError
-from rl_data import GraderConfig, GraderPool, Prompt, PromptDataConfig, PromptSource, Tokenizer
+from rl_data import GraderConfig, GraderPool, Prompt, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_rollout import EnginePool, EvalReport, RolloutConfig, SamplingParams, evaluate
 
 
@@ -17,7 +17,7 @@ class EvalSet:
     name: str
     prompts: Sequence[Prompt]
     num_dropped_prompts: int
-    """Rows that were left out because they are too long."""
+    """Rows that were left out because they are too long, or bad and to be skipped."""
 
 
 def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDataConfig]:
@@ -34,21 +34,24 @@ def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDat
     }
 
 
-def open_eval_set(name: str, data: PromptDataConfig, tokenizer: Tokenizer) -> EvalSet:
-    """An evaluation set, read whole.
+def open_eval_set(
+    name: str, data: PromptDataConfig, tokenizer: Tokenizer, *, bad_rows: Sequence[RowNote] = ()
+) -> EvalSet:
+    """An evaluation set, read whole but for rows that are known to be bad.
 
     Raises:
         DataError: for a file that is missing or has a bad row.
         UsageError: for a file whose prompts are all too long.
     """
     source = PromptSource(data, tokenizer)
+    source.leave_out(bad_rows)
     prompts = list(source.one_epoch())
     if not prompts:
         raise UsageError(
             f"--eval-prompt-data {name} {data.prompt_data}: every one of {len(source)} rows is longer than "
-            f"{data.rollout_max_prompt_len} tokens"
+            f"{data.rollout_max_prompt_len} tokens{' or bad' if source.num_bad else ''}"
         )
-    return EvalSet(name=name, prompts=prompts, num_dropped_prompts=source.num_dropped)
+    return EvalSet(name=name, prompts=prompts, num_dropped_prompts=source.num_dropped + source.num_bad)
 
 
 def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from recipes.bad_rows import tell_bad_rows
 from recipes.clock import PhaseClock
 from recipes.console import StepConsole
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
@@ -29,6 +30,7 @@ def run(job: GRPOJob) -> None:
     console = StepConsole()
     console.say(job.config_text)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
+    tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     with (
         telling_how_to_resume(PROGRAM, folder),
         GraderPool(job.grading) as grader,
@@ -81,9 +83,14 @@ class _GRPO:
                 results,
                 seconds=clock.seconds(),
                 memory_gib=self.memory.log.take(),
-                num_dropped_prompts=job.source.num_dropped,
+                prompts={
+                    "num_dropped_prompts": job.source.num_dropped,
+                    "num_cut_prompts": job.source.num_cut,
+                    "num_bad_rows": job.source.num_bad,
+                },
             )
             # Samples first: whoever reads the line of a step finds all of its samples.
+            self.folder.log_rows(job.source.take_notes(), step=step)
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
             self.log(record, title=f"grpo {step}")
             if job.evaluation.is_due(step, num_rollouts=last):

@@ -28,13 +28,13 @@ def grpo_record(
     *,
     seconds: Mapping[str, float],
     memory_gib: Mapping[str, float],
-    num_dropped_prompts: int,
+    prompts: Mapping[str, int],
 ) -> MetricsLine:
     """One line of metrics: the rollout's numbers, the means over its optimizer steps, and what it all took.
 
     Of the seconds, "switch" is the sum of those between training and generation: release, resume and publish.
     logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
-    num_dropped_prompts counts, from the start of the run, the prompts that were too long.
+    `prompts` are counts, from the start of the run, of prompts that were dropped or cut, and of bad rows.
     """
     metrics = {name: sum(result.metrics[name] for result in results) / len(results) for name in results[0].metrics}
     return {
@@ -42,7 +42,7 @@ def grpo_record(
         "step": step,
         **{name: value for name, value in drawn.metrics.items() if not name.endswith("_s")},
         **{f"dropped_{reason}": count for reason, count in drawn.drop_counts.items()},
-        "num_dropped_prompts": num_dropped_prompts,
+        **prompts,
         **metrics,
         "logprob_abs_diff": results[0].metrics["logprob_abs_diff"],
         "loss": sum(result.loss for result in results) / len(results),

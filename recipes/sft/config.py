@@ -13,7 +13,7 @@ from recipes.config.limits import max_positions, token_budget
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
-from rl_data import ConversationDataConfig, ConversationSource
+from rl_data import ConversationDataConfig, ConversationSource, RowNote
 from rl_data.json import JsonValue
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
@@ -42,6 +42,8 @@ class SFTJob:
     megatron: MegatronArguments
     model_config: Mapping[str, JsonValue]
     source: ConversationSource
+    bad_rows: Sequence[RowNote]
+    """Rows that will be skipped."""
     num_steps: int
     config_text: str
     """The resolved configuration, as it is saved."""
@@ -72,7 +74,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
         source = ConversationSource(data, tokenizer)
-        source.validate()
+        bad_rows = source.validate()
         num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
         foreign = loading.read(
             parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
@@ -83,7 +85,9 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))
     data = replace(data, max_length=room if data.max_length is None else min(room, data.max_length))
     # Fails where every conversation is too long, or the chat template refuses the first.
-    ConversationSource(data, tokenizer).next_batch(1)
+    ConversationSource(replace(data, num_data_workers=0), tokenizer).next_batch(1)
+    source = ConversationSource(data, tokenizer)
+    source.leave_out(bad_rows)
     return SFTJob(
         run=run,
         trainer_placement=placement,
@@ -92,7 +96,8 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         megatron_trainer=parsed.get(MegatronTrainerConfig),
         megatron=foreign.megatron,
         model_config=model_config,
-        source=ConversationSource(data, tokenizer),
+        source=source,
+        bad_rows=bad_rows,
         num_steps=num_steps,
         config_text=config_text,
     )

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from recipes.bad_rows import tell_bad_rows
 from recipes.clock import PhaseClock
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
@@ -29,6 +30,7 @@ def run(job: SFTJob) -> None:
     console = StepConsole()
     console.say(job.config_text)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
+    tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     with telling_how_to_resume(PROGRAM, folder), _start_trainer(job, console) as trainer:
         first = _resume(job, trainer, folder) if job.run.resume else 0
         with StopAfterStep() as stop:
@@ -66,11 +68,14 @@ def _train(
                 "num_tokens": batch.num_tokens,
                 "num_loss_tokens": batch.num_loss_tokens,
                 "num_dropped": job.source.num_dropped,
+                "num_cut": job.source.num_cut,
+                "num_bad_rows": job.source.num_bad,
                 "num_skipped_steps": int(result.is_skipped),
                 "seconds": seconds,
                 "memory_gib": memory_gib,
             }
         )
+        folder.log_rows(job.source.take_notes(), step=step)
         name, gib = peak(memory_gib)
         line = {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"], name: gib}
         console.step(f"sft {step}", line)

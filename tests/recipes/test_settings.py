@@ -7,14 +7,17 @@ import shutil
 import pytest
 
 from recipes.arguments import UsageError
+from recipes.bad_rows import tell_bad_rows
 from recipes.config import BatchConfig, EnginePlacementConfig
 from recipes.config.limits import token_budget
+from recipes.console import StepConsole
 from recipes.grpo.config import read_job as read_grpo
 from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
+from recipes.run_folder import RunFolder
 from recipes.sft.config import read_job as read_sft
-from rl_data import DataError
+from rl_data import DataError, RowFate, RowNote
 from rl_rollout import EvalReport, RolloutResult
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.arguments import MegatronArguments
@@ -31,6 +34,9 @@ def words_of(preset, inputs, folder, *words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--prompt-data-weights 1 2", "--prompt-data-weights: expected one for each of 1 data sets, got 2"),
+        ("--max-bad-row-share 7", "--max-bad-row-share 7.0: expected a share from 0 to 1"),
+        ("--on-bad-row ignore", "--on-bad-row ignore: expected one of stop, skip"),
         ("--eval-interval 5", "--eval-interval has no effect without --eval-prompt-data"),
         ("--eval-temperature 0", "--eval-temperature has no effect without --eval-prompt-data"),
         ("--eval-label-key answer", "--eval-label-key has no effect without --eval-prompt-data"),
@@ -211,13 +217,48 @@ def test_conversations_longer_than_the_model_are_left_out_and_counted(inputs, pa
     assert job.source.num_dropped > 0
 
 
+@pytest.mark.slow
+def test_bad_rows_are_skipped_by_both_recipes_if_told_so(inputs, parsers, tmp_path):
+    good, no_number = ({"prompt": [{"role": "user", "content": "1+1?"}], "label": label} for label in ("2", "two"))
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in (no_number, good, good, good)) + "{nonsense\n")
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in (good, no_number)))
+    words = ("--prompt-data", train, "--eval-prompt-data", "x", held_out, "--rm-type", "gsm8k", "--on-bad-row", "skip")
+    job = read_grpo(words_of("tiny_math", inputs, tmp_path, *words, "--max-bad-row-share", 0.5), parsers)
+    assert sorted(prompt.row for prompt in job.source.next_batch(3)) == [1, 2, 3]
+    assert [prompt.row for prompt in job.eval_sets[0].prompts] == [0]
+    assert [note.message.partition(": ")[0] for note in job.bad_rows] == [f"{train}:1", f"{train}:5", f"{held_out}:2"]
+    with pytest.raises(DataError, match=r"1 of 5 rows are bad, more than --max-bad-row-share 0\.1 lets pass"):
+        read_grpo(words_of("tiny_math", inputs, tmp_path, *words, "--max-bad-row-share", 0.1), parsers)
+
+    file = tmp_path / "conversations.jsonl"
+    turns = [{"from": "human", "value": "1"}, {"from": "gpt", "value": "1"}]
+    file.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in (turns, turns[:1], turns)))
+    words = ("--on-bad-row", "skip", "--max-bad-row-share", 0.4)
+    job = read_sft(words_of("tiny_sft", inputs._replace(conversations=file), tmp_path, *words), parsers)
+    assert sorted(sample.group_id for sample in job.source.next_batch(2)) == ["0-0", "0-2"]
+    assert [note.row for note in job.bad_rows] == [1]
+
+
+def test_what_is_left_out_is_listed_in_the_runs_folder_and_forgotten_with_its_step(tmp_path):
+    folder = RunFolder(tmp_path / "run", tmp_path / "checkpoints", config_text="")
+    notes = [RowNote(RowFate.BAD, 3, "rows.jsonl:4: bad"), RowNote(RowFate.DROPPED, 5, "rows.jsonl:6: 90 tokens")]
+    tell_bad_rows(notes[:1], folder, StepConsole(), is_resumed=False)
+    tell_bad_rows(notes[:1], folder, StepConsole(), is_resumed=True)
+    folder.log_rows(notes[1:], step=2)
+    folder.log_rows(notes[1:], step=3)
+    folder.keep_until(2)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "left_out_rows.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["fate"], line["row"]) for line in lines] == [(0, "bad", 3), (2, "dropped", 5)]
+
+
 def test_every_record_counts_the_prompts_that_were_too_long():
     drawn = RolloutResult(groups=(), dropped=(), failed=(), metrics={"generate_s": 1.0, "grade_s": 0.1})
     result = StepResult(
         step=1, loss=0.1, grad_norm=1.0, learning_rate=0.1, is_skipped=False, seconds={},
         metrics={"logprob_abs_diff": 0.0},
     )  # fmt: skip
-    taken = {"seconds": {"step": 2.0}, "memory_gib": {"train_resident": 0.5}, "num_dropped_prompts": 7}
+    taken = {"seconds": {"step": 2.0}, "memory_gib": {"train_resident": 0.5}, "prompts": {"num_dropped_prompts": 7}}
     assert grpo_record(1, drawn, [result], **taken)["num_dropped_prompts"] == 7
     report = EvalReport(
         accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,

@@ -8,8 +8,8 @@ PUBLIC = [
     *("FilterResult", "FinishReason", "Grade", "GradeOutcome", "GraderConfig", "GraderPool"),
     *("GroupFilter", "LossReduction", "Microbatch", "NoFailures", "PolicyVersion", "Prompt"),
     *("PromptDataConfig", "PromptSource", "RLDataError", "RenderedConversation", "ResponseLengths"),
-    *("RewardSpread", "Sample", "SampleBuffer", "SampleGroup", "SchemaVersionError", "Tokenizer"),
-    *("TrainBatch", "VersionSpan", "apply_filters", "load_tokenizer", "pack", "with_logprobs"),
+    *("RewardSpread", "RowFate", "RowNote", "Sample", "SampleBuffer", "SampleGroup", "SchemaVersionError"),
+    *("Tokenizer", "TrainBatch", "VersionSpan", "apply_filters", "load_tokenizer", "pack", "with_logprobs"),
 ]
 
 

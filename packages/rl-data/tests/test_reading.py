@@ -171,7 +171,7 @@ class TestBadRows:
     def test_too_many_end_it_all_the_same(self, tokenizer: Tokenizer, write_jsonl: Write):
         path = write_jsonl(BAD_AND_GOOD)
         message = (
-            "2 of 20 rows are bad, more than max_bad_row_share 0.05 lets pass; the last: .*rows.jsonl:10: not valid"
+            "2 of 20 rows are bad, more than --max-bad-row-share 0.05 lets pass; the last: .*rows.jsonl:10: not valid"
         )
         for use in (PromptSource.validate, lambda source: source.next_batch(20), lambda source: [*source.one_epoch()]):
             with pytest.raises(DataError, match=message):

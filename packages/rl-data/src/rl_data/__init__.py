@@ -11,6 +11,7 @@ from rl_data.packing import LossReduction, pack, with_logprobs
 from rl_data.prompt import Prompt
 from rl_data.prompts import PromptDataConfig, PromptSource
 from rl_data.sample import FinishReason, PolicyVersion, Sample, SampleGroup, VersionSpan
+from rl_data.source import RowFate, RowNote
 from rl_data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "RenderedConversation",
     "ResponseLengths",
     "RewardSpread",
+    "RowFate",
+    "RowNote",
     "Sample",
     "SampleBuffer",
     "SampleGroup",

@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import cast
@@ -94,6 +94,7 @@ class Source[Item](ABC):
         self._counts: Counter[RowFate] = Counter()
         self._notes: deque[RowNote] = deque(maxlen=_MAX_NOTES)
         self._bad_rows: set[int] = set()
+        self._left_out: dict[int, RowNote] = {}
         self._remake = _Remake(type(self), config, tokenizer)
         self._ahead: Ahead[RowReference, Made[Item]] | None = None
         self._ahead_cursor = self._cursor
@@ -139,6 +140,8 @@ class Source[Item](ABC):
     def validate(self) -> list[RowNote]:
         """Reads every row once and checks it, without rendering it; returns the bad rows, if those are to be skipped.
 
+        They are left out from then on, also those that are bad by what is checked here alone, such as a label.
+
         Raises:
             DataError: naming the first bad row, the key and what was found; or that too many are bad.
         """
@@ -156,7 +159,12 @@ class Source[Item](ABC):
                     self._check(row)
             except DataError as error:
                 note(index, error)
+        self.leave_out(notes)
         return notes
+
+    def leave_out(self, bad_rows: Sequence[RowNote]) -> None:
+        """Takes rows for bad that another source of the same data sets found to be."""
+        self._left_out |= {note.row: note for note in bad_rows}
 
     def next_batch(self, num_items: int) -> list[Item]:
         """The next items; a batch may reach over the end of an epoch, and still every row comes once an epoch.
@@ -180,6 +188,8 @@ class Source[Item](ABC):
 
     def made(self, reference: RowReference) -> Made[Item]:
         """What a row becomes, whatever is wrong with it; the place stays as it is."""
+        if reference.row in self._left_out:
+            return Made(None, self._left_out[reference.row])
         try:
             row = self._rows.row(reference.row)
             with located(self._rows, reference.row):
@@ -239,8 +249,9 @@ class Source[Item](ABC):
             self._ahead_cursor.load_state_dict(self._cursor.state_dict())
         while self._ahead.num_waiting <= num_items:
             self._ahead.submit([self._ahead_cursor.advance() for _ in range(num_items)])
-        self._cursor.advance()
-        return self._ahead.take()
+        note = self._left_out.get(self._cursor.advance().row)
+        made = self._ahead.take()
+        return made if note is None else Made(None, note)
 
     def _taken(self, made: Made[Item]) -> Item | None:
         """The item, if there is one, after what there is to note of it was counted and kept.
@@ -266,7 +277,7 @@ class Source[Item](ABC):
         if len(self._bad_rows) > most * len(self):
             raise DataError(
                 f"{self._reading.name}: {len(self._bad_rows)} of {len(self)} rows are bad, more than "
-                f"max_bad_row_share {most} lets pass; the last: {note.message}"
+                f"--max-bad-row-share {most} lets pass; the last: {note.message}"
             )
 
     def _note(self, fate: RowFate, row: int, change: str) -> RowNote:

@@ -1,0 +1,20 @@
+"""What a run says of rows that it will skip."""
+
+from collections.abc import Sequence
+
+from recipes.console import StepConsole
+from recipes.run_folder import ROWS_FILE, RunFolder
+from rl_data import RowNote
+
+_NUM_SHOWN = 5
+
+
+def tell_bad_rows(notes: Sequence[RowNote], folder: RunFolder, console: StepConsole, *, is_resumed: bool) -> None:
+    """Says how many rows are bad, shows the first, and lists all as those of step 0."""
+    if not notes:
+        return
+    if not is_resumed:  # else they are listed already
+        folder.log_rows(notes, step=0)
+    console.say(f"{len(notes)} bad rows are skipped; {folder.path / ROWS_FILE} lists them")
+    for note in notes[:_NUM_SHOWN]:
+        console.say(f"  {note.message}")
