@@ -1,4 +1,4 @@
-"""The presets of Qwen3-4B carry the values of the two recipes for eight GPUs, but for what one GPU forces."""
+"""The presets of Qwen3-4B carry the values of the two recipes for eight GPUs, but for what fewer of them force."""
 
 import json
 import math
@@ -103,7 +103,14 @@ _ONE_GPU_COLOCATED = {
 FORCED = {
     "qwen3_4b_dapo_math_1xh200": {**_ONE_GPU_COLOCATED, "no-offload-train": True, "sglang-mem-fraction-static": 0.42},
     "qwen3_4b_dapo_math_1xh100": {**_ONE_GPU_COLOCATED, "log-probs-chunk-size": 1024},
+    "qwen3_4b_dapo_math_4xa100_40gb": {"actor-num-gpus-per-node": 4, "rollout-num-gpus-per-engine": 1},
+    "qwen3_4b_openhermes": {},
     "qwen3_4b_openhermes_1xh200": _ONE_GPU,
+    "qwen3_4b_openhermes_4xa100_40gb": {
+        "actor-num-gpus-per-node": 4,
+        "tensor-model-parallel-size": 2,
+        "sequence-parallel": True,
+    },
 }
 
 
@@ -116,7 +123,7 @@ def value_of(text: object) -> object:
 
 
 @pytest.mark.parametrize("name", FORCED)
-def test_a_preset_differs_from_the_recipe_for_eight_gpus_in_what_one_gpu_forces_alone(name):
+def test_a_preset_differs_from_the_recipe_for_eight_gpus_in_what_its_gpus_force_alone(name):
     facts = OPENHERMES if "openhermes" in name else DAPO_MATH
     expected = {flag: value for flag, value in {**facts, **FORCED[name]}.items() if value is not None}
     preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
@@ -145,12 +152,17 @@ def model(inputs, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_the_presets_resolve_to_runs_of_one_gpu(inputs, model, parsers, tmp_path):
-    def words(name, data, *more):
+@pytest.fixture
+def words(model, tmp_path):
+    def words_of(name, data, *more):
         paths = ["--hf-checkpoint", str(model), "--prompt-data", str(data), "--run-dir", str(tmp_path / name)]
         return ["--preset", name, *paths, *more]
 
+    return words_of
+
+
+@pytest.mark.slow
+def test_the_presets_resolve_to_runs_of_one_gpu(inputs, words, parsers):
     held_out = ["--eval-prompt-data", "aime-2024", str(inputs.eval_prompts)]
     h200 = read_grpo(words("qwen3_4b_dapo_math_1xh200", inputs.prompts, *held_out), parsers)
     assert h200.engine_placement.releases_engines
@@ -168,3 +180,21 @@ def test_the_presets_resolve_to_runs_of_one_gpu(inputs, model, parsers, tmp_path
     assert (h200.num_rollouts, h200.num_steps_per_rollout) == (3000, 1)
     assert h200.sglang.server_kwargs() == {"mem_fraction_static": 0.42}
     assert h100.sglang.server_kwargs() == {"mem_fraction_static": 0.7}
+
+
+@pytest.mark.slow
+def test_the_presets_resolve_to_runs_of_several_gpus(inputs, words, parsers):
+    # This machine may not have the memory for the offload.
+    grpo = read_grpo(words("qwen3_4b_dapo_math_4xa100_40gb", inputs.prompts, "--no-offload-train"), parsers)
+    halves = read_sft(words("qwen3_4b_openhermes_4xa100_40gb", inputs.conversations), parsers)
+    whole = read_sft(words("qwen3_4b_openhermes", inputs.conversations), parsers)
+    sizes = {
+        (job.trainer_placement.world_size, job.megatron.values["tensor_model_parallel_size"])
+        for job in (grpo, halves, whole)
+    }
+    assert sizes == {(4, 2), (8, 1)}
+    assert grpo.engine_placement.num_engines(4) == 4
+    for job in (grpo, halves, whole):
+        values = job.megatron.values
+        assert (values["recompute_granularity"], values["recompute_method"]) == ("full", "uniform")
+        assert values["sequence_parallel"] is (values["tensor_model_parallel_size"] == 2)
