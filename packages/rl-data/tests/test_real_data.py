@@ -9,6 +9,7 @@ import pytest
 from rl_data import (
     ConversationDataConfig,
     ConversationSource,
+    GraderConfig,
     GraderPool,
     PromptDataConfig,
     PromptSource,
@@ -51,10 +52,11 @@ def test_every_conversation_is_masked_to_the_answer(shared_data: Path, tokenizer
 
 
 @pytest.mark.slow
-def test_reference_answers_are_right_in_several_forms_and_other_answers_are_wrong(shared_data: Path):
+def test_reference_answers_are_right_in_five_written_forms_and_other_answers_are_wrong(shared_data: Path):
     lines = (shared_data / "math_500_first_250.jsonl").read_text().splitlines()
     answers = [json.loads(line)["answer"] for line in lines]
     forms = [
+        lambda answer: answer,
         lambda answer: f"Answer: {answer}",
         lambda answer: f"So it is $\\boxed{{{answer}}}$.",
         lambda answer: f"Answer: ${answer}$ units",
@@ -62,9 +64,10 @@ def test_reference_answers_are_right_in_several_forms_and_other_answers_are_wron
     ]
     others = answers[1:] + answers[:1]
     differing = [(given, label) for given, label in zip(others, answers, strict=True) if given != label]
-    with GraderPool("math", timeout_s=20.0) as pool:
+    with GraderPool(GraderConfig(rm_type="math", rm_timeout_s=20.0)) as pool:
         for form in forms:
             right = asyncio.run(pool.grade_many([(form(answer), answer, None) for answer in answers]))
             assert sum(grade.value == 1.0 for grade in right) >= 0.99 * len(answers)
-        wrong = asyncio.run(pool.grade_many([(forms[1](given), label, None) for given, label in differing]))
-        assert sum(grade.value == 0.0 for grade in wrong) >= 0.99 * len(differing)
+        for form in forms[:3]:
+            wrong = asyncio.run(pool.grade_many([(form(given), label, None) for given, label in differing]))
+            assert sum(grade.value == 0.0 for grade in wrong) >= 0.99 * len(differing)
