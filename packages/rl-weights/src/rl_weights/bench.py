@@ -58,8 +58,9 @@ class ConversionBench:
 def bench_conversion(hf_checkpoint: Path | str, work: Path | str) -> ConversionBench:
     """Converts a model folder there and back by the command line, each time beside `cp -r`.
 
-    Before each run what it reads is read once, so that none finds it in memory that another did not, and what was
-    written before is flushed. Everything that was made is removed.
+    Before each run what it reads is read once, so that none finds in memory what another did not. Conversions flush what
+    they write and copies are removed before the next run, so that none waits for another's. Everything that was made is
+    removed.
 
     Args:
         hf_checkpoint: model folder in Hugging Face format.
@@ -114,7 +115,6 @@ def _measure(source: Path, command: Sequence[str]) -> Measured:
     for file in source.rglob("*"):
         if file.is_file():
             _read_through(file)
-    os.sync()
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

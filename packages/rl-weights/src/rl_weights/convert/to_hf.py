@@ -6,6 +6,7 @@ from rl_weights.conversion_log import ConvertReport, Progress
 from rl_weights.convert.wanted import FloatName, WantedValues
 from rl_weights.hf import read_config
 from rl_weights.hf.writer import DEFAULT_SHARD_BYTES, write_hf
+from rl_weights.read_ahead import read_ahead
 from rl_weights.torch_dist.as_hf import TorchDistAsHF
 from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
@@ -37,11 +38,13 @@ def convert_torch_dist_to_hf(
     """
     source = TorchDistAsHF(TorchDistCheckpoint(Path(load)), read_config(Path(hf_checkpoint)))
     wanted = WantedValues(dtype=dtype, require_finite=require_finite)
-    return write_hf(
-        save_hf,
-        [wanted.spec(spec) for spec in source.specs.values()],
-        ((name, wanted.apply(f"{source.path}: {name}", tensor)) for name, tensor in source.iter_tensors()),
-        hf_checkpoint=hf_checkpoint,
-        max_shard_bytes=max_shard_bytes,
-        progress=progress,
-    )
+    tensors = ((name, wanted.apply(f"{source.path}: {name}", tensor)) for name, tensor in source.iter_tensors())
+    with read_ahead(tensors) as coming:
+        return write_hf(
+            save_hf,
+            [wanted.spec(spec) for spec in source.specs.values()],
+            coming,
+            hf_checkpoint=hf_checkpoint,
+            max_shard_bytes=max_shard_bytes,
+            progress=progress,
+        )
