@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from rl_rollout import EngineError
+from rl_rollout import EngineError, SGLangEngine
 from rl_weights import HFCheckpoint, Publisher, SyncError, bucket_checksum
+from rl_weights.sync.transports.direct import DirectTransport
+from rl_weights.sync.transports.disk import DiskTransport
+from rl_weights.sync.transports.group import GroupTransport
 from rl_weights.testing import InMemorySource, check_weight_sink
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -32,21 +35,60 @@ def test_every_tensor_arrives_by_way_of_gpu_memory(engine, model, bucket_bytes) 
     for version in (201, 202):
         report = publisher.publish(version, verify=True)
         assert report.buffers_on == "cuda:0"
-    other = Publisher(source_of(model, scale=0.25), [_Comparing(engine)], bucket_bytes=bucket_bytes)
-    with pytest.raises(SyncError, match=r"compare_bucket 0 of .*differ"):
+    other = Publisher(source_of(model, scale=0.25), [_Deaf(engine)], bucket_bytes=bucket_bytes)
+    with pytest.raises(SyncError, match=r"tensors are not the source's"):
         other.publish(203, verify=True)
 
 
-class _Comparing:
-    """Compares with the engine and loads nothing."""
+class _Deaf:
+    """Says what the engine holds, and loads nothing."""
 
     def __init__(self, engine) -> None:
         self.name, self.device_uuid, self.let_go = engine.name, engine.device_uuid, engine.let_go
-        self.compare_bucket, self.weight_version = engine.compare_bucket, engine.weight_version
+        self.tensor_checksums, self.weight_version = engine.tensor_checksums, engine.weight_version
 
     def begin_update(self, version) -> None: ...
     def load_bucket(self, specs, buffer, checksum) -> None: ...
     def commit_update(self, version, num_tensors) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["host", "gloo", "disk (full)", "disk (delta)"])
+def test_ways_through_host_memory_bring_the_same_weights(engine, model, tmp_path, name) -> None:
+    made = {
+        "host": lambda: DirectTransport(allow_gpu=False),
+        "gloo": lambda: GroupTransport("gloo"),
+        "disk (full)": lambda: DiskTransport(tmp_path),
+        "disk (delta)": lambda: DiskTransport(tmp_path, "delta"),
+    }
+    source = source_of(model, scale=0.5)
+    publisher = Publisher(source, [engine], bucket_bytes=8 * MIB, transport=made[name]())
+    for version in (401, 402):
+        report = publisher.publish(version, verify=True)
+        assert (report.transport, report.buffers_on) == (name, "cpu")
+        source.tensors["model.norm.weight"] *= 1.5
+    if name == "disk (delta)":
+        assert report.num_moved_bytes < 0.01 * report.num_bytes
+
+
+def test_kept_buffers_are_shared_once_for_all_publishes(engine, model) -> None:
+    publisher = Publisher(source_of(model), [engine], bucket_bytes=8 * MIB, keep_buffers=True)
+    publisher.publish(501, verify=True)
+    shared = dict(engine._sharer._shared)
+    assert shared
+    publisher.publish(502, verify=True)
+    assert engine._sharer._shared == shared
+    engine.let_go()
+    publisher.close()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU; NCCL joins two")
+def test_weights_travel_over_nccl_to_an_engine_on_another_gpu(model) -> None:
+    arguments = {"attention_backend": "triton", "mem_fraction_static": 0.3, "disable_cuda_graph": True}
+    with SGLangEngine(model, name="engine 1", server_args={**arguments, "base_gpu_id": 1}) as engine:
+        publisher = Publisher(source_of(model), [engine], bucket_bytes=8 * MIB, transport=GroupTransport("nccl"))
+        for version in (1, 2):
+            report = publisher.publish(version, verify=True)
+            assert (report.transport, report.buffers_on) == ("nccl", "cuda:0")
 
 
 def test_a_damaged_bucket_on_the_gpu_is_named_and_the_engine_lives(engine, model) -> None:

@@ -102,7 +102,8 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(sta
     expected = records(tmp_path / "straight")
     assert_memory_moved(tmp_path / "straight", straight.out)
 
-    killed = start(grpo(inputs, tmp_path / "run"))
+    # Weights come as bytes by way of Ray there, over gloo until the run is killed, and from then on as deltas on a disk.
+    killed = start(grpo(inputs, tmp_path / "run", "--update-weight-transport", "gloo", "--check-weight-update-equal"))
     killed.wait_for("grpo 2 ")
     killed.send(signal.SIGSTOP)  # so that it does not end while it is looked at
     assert [part for part in PARTS if not killed.find(part)] == []
@@ -113,7 +114,8 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(sta
     assert list(killed.tmp.glob("rl-*")) == []
     assert len(records(tmp_path / "run")) < len(expected)
 
-    interrupted = start(grpo(inputs, tmp_path / "run", "--resume"))
+    disk = ("--update-weight-transport", "disk", "--update-weight-mode", "delta", "--check-weight-update-equal")
+    interrupted = start(grpo(inputs, tmp_path / "run", "--resume", *disk))
     interrupted.wait_for("grpo 4 ")
     interrupted.press_ctrl_c()
     assert interrupted.end(10) == 130
