@@ -8,7 +8,7 @@ def test_the_examples_work_when_pasted(capsys):
     assert examples
     for example in examples:
         exec(example, {})  # noqa: S102 - our own README
-    assert "PublishReport(version=1, num_tensors=1, num_bytes=24" in capsys.readouterr().out
+    assert "PublishReport(version=1, transport='auto', num_tensors=1, num_bytes=24" in capsys.readouterr().out
 
 
 def test_every_public_name_is_in_the_readme():
