@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -20,8 +21,13 @@ from rl_train.megatron.rank import TrainerSpec
 from rl_train.testing import check_trainer, sample_batch
 from rl_weights import TensorSpec
 
+if TYPE_CHECKING:
+    from rl_train.ray import TrainerGroup
+
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
+# Of the shared group: far more than a step of the tiny model takes on a busy machine, but one test waits for its end.
+STEP_TIMEOUT_S = 15.0
 FLAGS = ["--lr", "1e-3", "--lr-decay-style", "constant"]
 
 
@@ -47,6 +53,17 @@ def arguments(model: Path, world_size: int, *flags: str) -> MegatronArguments:
 def spec(model: Path, arguments: MegatronArguments) -> TrainerSpec:
     config = json.loads((model / "config.json").read_text())
     return TrainerSpec(arguments=arguments, model_config=config, weights=model, loss=sft_loss)
+
+
+@pytest.fixture(scope="module")
+def group(cluster: None, model: Path) -> Iterator["TrainerGroup"]:
+    """Two data-parallel ranks, for tests that leave them whole and, last, the one after which they answer no more."""
+    from rl_train.ray import TrainerGroup
+
+    config = TrainerGroupConfig(trainer_step_timeout_s=STEP_TIMEOUT_S)
+    group = TrainerGroup.start(spec(model, arguments(model, 2)), world_size=2, config=config)
+    yield group
+    group.close()
 
 
 class ActorSink:
@@ -122,39 +139,6 @@ def test_a_group_of_two_ranks_keeps_the_promises_of_a_trainer(cluster: None, mod
     assert wait_until(lambda: not rank_processes()), "ranks outlived close()"
 
 
-def test_errors_in_what_was_asked_for_leave_the_group_whole(cluster: None, model: Path, tmp_path: Path) -> None:
-    from rl_train.ray import TrainerGroup
-    from rl_weights import CheckpointError, SyncError
-
-    (tmp_path / "occupied").mkdir()
-    (tmp_path / "occupied" / "something").touch()
-    batch = sample_batch(101, num_ranks=2)
-    own, other = batch.microbatches
-    broken = replace(batch, microbatches=(own, (replace(other[0], tokens=other[0].tokens + 101), *other[1:])))
-    group = TrainerGroup.start(spec(model, arguments(model, 2)), world_size=2)
-    try:
-        losses = [group.train_step(batch).loss]
-        with pytest.raises(TrainConfigError, match="data-parallel rank 1: expected token ids from 0 to 100"):
-            group.train_step(broken)
-        losses.append(group.train_step(batch).loss)
-        with pytest.raises(CheckpointError, match="occupied"):
-            group.export_hf(tmp_path / "occupied", model)
-        losses.append(group.train_step(batch).loss)
-        with pytest.raises(TrainConfigError, match="no complete checkpoint"):
-            group.load_checkpoint(tmp_path / "nothing")
-        losses.append(group.train_step(batch).loss)
-        with pytest.raises(SyncError, match=r"no answer within 0\.5 s"):
-            group.publish(1, [ActorSink(slow_s=3.0)], deadline_s=0.5)
-        losses.append(group.train_step(batch).loss)
-        sink = ActorSink(slow_s=1.0)
-        group.publish(2, [sink])
-        assert sink.weight_version() == 2
-    finally:
-        group.close()
-    assert losses == sorted(losses, reverse=True)
-    assert len(set(losses)) == len(losses)
-
-
 def test_pipeline_stages_publish_and_a_killed_rank_is_named(cluster: None, model: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -194,28 +178,48 @@ def test_pipeline_stages_publish_and_a_killed_rank_is_named(cluster: None, model
         group.close()
 
 
-def test_a_rank_that_does_not_answer_is_named_with_what_it_was_doing(
-    cluster: None, model: Path, tmp_path: Path
-) -> None:
-    from rl_train.ray import TrainerGroup
+def test_errors_in_what_was_asked_for_leave_the_group_whole(group: "TrainerGroup", model: Path, tmp_path: Path) -> None:
+    from rl_weights import CheckpointError, SyncError
 
-    config = TrainerGroupConfig(trainer_step_timeout_s=3.0)
-    group = TrainerGroup.start(spec(model, arguments(model, 2)), world_size=2, config=config)
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "something").touch()
+    batch = sample_batch(101, num_ranks=2)
+    own, other = batch.microbatches
+    broken = replace(batch, microbatches=(own, (replace(other[0], tokens=other[0].tokens + 101), *other[1:])))
+    losses = [group.train_step(batch).loss]
+    with pytest.raises(TrainConfigError, match="data-parallel rank 1: expected token ids from 0 to 100"):
+        group.train_step(broken)
+    losses.append(group.train_step(batch).loss)
+    with pytest.raises(CheckpointError, match="occupied"):
+        group.export_hf(tmp_path / "occupied", model)
+    losses.append(group.train_step(batch).loss)
+    with pytest.raises(TrainConfigError, match="no complete checkpoint"):
+        group.load_checkpoint(tmp_path / "nothing")
+    losses.append(group.train_step(batch).loss)
+    with pytest.raises(SyncError, match=r"no answer within 0\.5 s"):
+        group.publish(1, [ActorSink(slow_s=3.0)], deadline_s=0.5)
+    losses.append(group.train_step(batch).loss)
+    sink = ActorSink(slow_s=1.0)
+    group.publish(2, [sink], deadline_s=60.0)  # its actor may have to start first
+    assert sink.weight_version() == 2
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == len(losses)
+
+
+def test_a_rank_that_does_not_answer_is_named_with_what_it_was_doing(group: "TrainerGroup") -> None:
+    group.wait_ready()
+    step = group.train_step(sample_batch(101, num_ranks=2)).step
+    stopped = rank_processes()[-1]
+    stopped.suspend()
     try:
-        group.wait_ready()
-        stopped = rank_processes()[-1]
-        stopped.suspend()
-        try:
-            with pytest.raises(TrainerDeadlineError) as caught:
-                group.train_step(sample_batch(101, num_ranks=2))
-        finally:
-            stopped.resume()
-        message = str(caught.value)
-        assert "no answer within 3 s while training" in message
-        assert "training step 1, at" in message, message
-        assert "does not say what it is doing" in message
+        with pytest.raises(TrainerDeadlineError) as caught:
+            group.train_step(sample_batch(101, num_ranks=2))
     finally:
-        group.close()
+        stopped.resume()
+    message = str(caught.value)
+    assert f"no answer within {STEP_TIMEOUT_S:g} s while training" in message
+    assert f"training step {step + 1}, at" in message, message
+    assert "does not say what it is doing" in message
 
 
 def test_a_missing_model_is_named(cluster: None, model: Path, tmp_path: Path) -> None:
