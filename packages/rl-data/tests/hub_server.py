@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 1000
@@ -48,11 +48,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
+    def do_POST(self) -> None:
+        """Which of some paths there are: what `datasets` asks before it fetches them."""
+        match = re.fullmatch(r"/api/(datasets)/([^/]+/[^/]+)/paths-info/[^/]+", unquote(urlsplit(self.path).path))
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        assert match is not None
+        repo = self.server.repos[f"{match[1]}/{match[2]}"]
+        paths = json.loads(asked)["paths"] if asked.startswith("{") else parse_qs(asked)["paths"]
+        self.send(200, json.dumps([_entry(path, repo[path]) for path in paths if path in repo]).encode())
+
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append((self.command, path, self.headers.get("Range")))
         if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?", path):
             self.describe(f"{match[1]}/{match[2]}", match["revision"])
+        elif match := re.fullmatch(r"/api/(datasets)/([^/]+/[^/]+)/tree/[^/]+", path):
+            repo = self.server.repos[f"{match[1]}/{match[2]}"]
+            self.send(200, json.dumps([_entry(one, content) for one, content in repo.items()]).encode())
         elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.resolve(f"{(match[1] or 'models/')}{match[2]}", match[4])
         elif match := re.fullmatch(r"/cdn/(models|datasets)/([^/]+/[^/]+)/(.+)", path):
@@ -120,6 +132,11 @@ def _described(path: str, content: bytes) -> dict[str, object]:
     if len(content) >= LARGE_BYTES:
         described["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return described
+
+
+def _entry(path: str, content: bytes) -> dict[str, object]:
+    """A line of a listing of files."""
+    return {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
 
 
 def _digest(content: bytes) -> str:

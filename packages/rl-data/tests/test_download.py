@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +61,45 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator["hub_server.HubServer"]:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     with hub_server.serving(REPOS) as server:
         yield server
+
+
+@pytest.mark.slow
+def test_a_hub_data_set_is_read_through_datasets_and_kept(tmp_path: Path):
+    """In a process of its own, for the hub's address is read when the library is imported."""
+    pytest.importorskip("datasets")
+    program = """
+import sys
+from rl_data import DataError
+from rl_data.rows import open_rows
+
+rows = open_rows("hub:some/questions@[5:20]")
+print(len(rows), rows.row(0), len(open_rows("hub:some/questions?split=test")), rows.where(0).rpartition("/")[2])
+for bad in sys.argv[1:]:
+    try:
+        open_rows(bad)
+    except DataError as error:
+        print(str(error).partition("\\n")[0])
+"""
+    bad = ("hub:some/nothing", "hub:some/questions?split=dev", "hub:some/questions?part=1", "hub:some/broken")
+    files = {"train.jsonl": PROMPTS, "test.jsonl": PROMPTS.splitlines(keepends=True)[0]}
+    repos = {"datasets/some/questions": files, "datasets/some/broken": {"train.jsonl": b'{"prompt": "cut'}}
+    with hub_server.serving(repos) as server:
+        environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run([*command, *bad], env=environment, capture_output=True, text=True, timeout=120)
+        num_requests = len(server.requests)
+    assert done.returncode == 0, done.stderr
+    first, *messages = done.stdout.splitlines()
+    row = {"prompt": [{"role": "user", "content": "5+1?"}], "label": "6"}
+    assert first == f"15 {row} 1 questions-train.arrow: row 5 (record batch 0)"
+    assert messages[0].startswith(("hub:some/nothing: DatasetNotFoundError", "hub:some/nothing: RepositoryNotFound"))
+    assert "Unknown split" in messages[1]
+    assert messages[2] == "hub:some/questions?part=1: expected options of config, split, revision, found part"
+    assert "JSON parse error" in messages[3]
+    assert num_requests > 0
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}  # the server is gone
+    again = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
+    assert again.stdout.splitlines() == [first], again.stderr
 
 
 def fetch(server: "hub_server.HubServer", name: str, to: Path, *more: str) -> int:

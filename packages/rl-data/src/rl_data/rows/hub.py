@@ -35,7 +35,8 @@ def open_hub(source: str) -> RowFile:
         )
     # Whatever goes wrong there, in the network, the hub's answers or the files' formats, is about this data set.
     except Exception as error:
-        raise DataError(f"{source}: {type(error).__name__}: {error}") from error
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""  # "an error occurred" says little
+        raise DataError(f"{source}: {type(error).__name__}: {error}{cause}") from error
     files = [Path(file["filename"]) for file in data_set.cache_files]
     if not files:
         raise DataError(f"{source}: expected Arrow files of `datasets`, found none: an empty split?")
