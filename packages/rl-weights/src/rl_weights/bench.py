@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +58,9 @@ class ConversionBench:
 def bench_conversion(hf_checkpoint: Path | str, work: Path | str) -> ConversionBench:
     """Converts a model folder there and back by the command line, each time beside `cp -r`.
 
-    Before each run what it reads is read once, so that none finds in memory what another did not. Conversions flush what
-    they write and copies are removed before the next run, so that none waits for another's. Everything that was made is
-    removed.
+    Before each run what it reads is read once, so that none finds in memory what another did not. Conversions flush
+    what they write, and copies are removed before the next run, so that none waits for another's. Everything that was
+    made is removed.
 
     Args:
         hf_checkpoint: model folder in Hugging Face format.
@@ -104,7 +104,7 @@ def _convert(source: Path, *arguments: str) -> Measured:
 
 
 @contextmanager
-def _removed(folder: Path) -> Iterator[None]:
+def _removed(folder: Path) -> Generator[None]:
     try:
         yield
     finally:
