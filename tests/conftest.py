@@ -36,12 +36,15 @@ def trainer_spec(model: Path, *flags: str) -> "TrainerSpec":
     from recipes.arguments.foreign import read_model_config
     from rl_train.algorithms import AlgorithmConfig, make_loss
     from rl_train.megatron.arguments import parse_megatron_args
+    from rl_train.megatron.cpu import importing_for_cpu
     from rl_train.megatron.rank import TrainerSpec
 
     model_config = read_model_config(model)
     own = ["--optimizer", "adam", "--lr", "1e-2"]
+    with importing_for_cpu():  # this process only reads the flags
+        arguments = parse_megatron_args([*flags, *own], model_config=model_config, world_size=2, train_iters=10)
     return TrainerSpec(
-        arguments=parse_megatron_args([*flags, *own], model_config=model_config, world_size=2, train_iters=10),
+        arguments=arguments,
         model_config=model_config,
         weights=model,
         loss=make_loss(AlgorithmConfig(advantage_estimator="grpo")),

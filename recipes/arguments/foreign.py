@@ -212,10 +212,10 @@ def _answer(name: str, job: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 def _load(name: str) -> None:
     """Imports the library, which takes the time. This process has no GPU, so what only a GPU needs stays out."""
     if name == "megatron":
-        from rl_train.megatron.cpu import enable_cpu_support
+        from rl_train.megatron.cpu import importing_for_cpu
 
-        enable_cpu_support()
-        importlib.import_module("megatron.training.arguments")
+        with importing_for_cpu():
+            importlib.import_module("megatron.training.arguments")
         return
     from rl_rollout.sglang.light_imports import collecting_later, light_imports_on_cpu, quick_distributions
 

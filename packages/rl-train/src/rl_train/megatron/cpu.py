@@ -16,7 +16,7 @@ import gc
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -160,12 +160,13 @@ def _redirect_tensor_methods() -> None:
     tensor.cuda = cuda
 
 
-def _import_for_cpu() -> None:
-    """Imports Megatron so that it neither compiles functions nor loads kernels for GPUs.
+@contextlib.contextmanager
+def importing_for_cpu() -> Generator[None]:
+    """For the import of Megatron where it will use no GPU: neither compiles functions nor loads kernels for GPUs.
 
     Meanwhile `torch.compile` leaves functions as they are, and kernel libraries for GPUs are hidden, if installed: they
-    cannot run here and take half of the time. Megatron's jit_fuser stays switched off. Importing makes a million
-    objects that stay, so looking for garbage among them waits, and never looks at those again.
+    cannot run here and take half of the time. Importing makes a million objects that stay, so looking for garbage among
+    them waits, and never looks at those again.
     """
 
     def as_is(function: Callable[..., Any] | None = None, **_: object) -> Callable[..., Any]:
@@ -182,15 +183,21 @@ def _import_for_cpu() -> None:
         with warnings.catch_warnings():
             # Megatron warns about accelerators that are not installed.
             warnings.simplefilter("ignore")
-            importlib.import_module("megatron.core.models.gpt")
-            importlib.import_module("megatron.training.training")
-            jit = importlib.import_module("megatron.core.jit")
+            yield
     finally:
         torch_.compile = compile_
         for name in hidden:
             del modules[name]
         gc.freeze()
         gc.enable()
+
+
+def _import_for_cpu() -> None:
+    """Imports Megatron; its jit_fuser stays switched off."""
+    with importing_for_cpu():
+        importlib.import_module("megatron.core.models.gpt")
+        importlib.import_module("megatron.training.training")
+        jit = importlib.import_module("megatron.core.jit")
     jit.disable_jit_fuser()
 
 
