@@ -102,7 +102,7 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(sta
     expected = records(tmp_path / "straight")
     assert_memory_moved(tmp_path / "straight", straight.out)
 
-    # Weights come as bytes by way of Ray there, over gloo until the run is killed, and from then on as deltas on a disk.
+    # There weights come as bytes by way of Ray; here over gloo until the run is killed, and as deltas on a disk after.
     killed = start(grpo(inputs, tmp_path / "run", "--update-weight-transport", "gloo", "--check-weight-update-equal"))
     killed.wait_for("grpo 2 ")
     killed.send(signal.SIGSTOP)  # so that it does not end while it is looked at
