@@ -13,6 +13,7 @@ BEGIN = "<!-- made by python -m bench.table from bench/results; do not edit -->"
 END = "<!-- end of the table of python -m bench.table -->"
 _H200 = "NVIDIA H200"
 _H100 = "NVIDIA H100 80GB HBM3"
+_CPU = "CPU (AMD EPYC)"
 _HEAD = "| what | bar | measured | | card | commit | date |\n|---|---|---|---|---|---|---|"
 
 
@@ -73,6 +74,25 @@ BARS = (
         what="growth of memory in use over 30 GRPO steps, largest of the phases, the last third over the third before",
         limit=0.1,
         unit=" GiB",
+    ),
+    Bar(
+        name="convert_to_torch_dist_over_copy",
+        what="8 GB checkpoint, Hugging Face to torch_dist, over `cp -r`",
+        limit=2.5,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="convert_to_hf_over_copy",
+        what="8 GB checkpoint, torch_dist to Hugging Face, over `cp -r`",
+        limit=2.5,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="convert_peak_gib",
+        what="peak memory of a conversion of 8 GB, either way",
+        limit=3.0,
+        unit=" GiB",
+        cards=(_CPU,),
     ),
 )
 
