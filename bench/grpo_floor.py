@@ -134,7 +134,7 @@ def train(job: GRPOJob, groups: Mapping[int, Sequence[SampleGroup]]) -> Seconds:
     with tempfile.TemporaryDirectory() as folder:
         store = dist.FileStore(f"{folder}/store", 1)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group("gloo" if is_cpu else "nccl", store=store, rank=0, world_size=1)
-        weights = job.run.load or job.run.hf_checkpoint
+        weights = job.run.first_weights
         trainer = MegatronTrainer(
             arguments=job.megatron,
             model_config=job.model_config,
@@ -144,7 +144,7 @@ def train(job: GRPOJob, groups: Mapping[int, Sequence[SampleGroup]]) -> Seconds:
             config=job.megatron_trainer,
         )
         if job.algorithm.needs_reference:
-            trainer.load_reference(job.reference.ref_load or weights)
+            trainer.load_reference(job.run.ref_load or weights)
         seconds: Seconds = {}
         warm_up = list(itertools.islice(next(iter(groups.values())), _WARM_UP_GROUPS))
         for step, of_step in {0: warm_up, **groups}.items():

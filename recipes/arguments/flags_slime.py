@@ -3,12 +3,46 @@
 A recipe's own flags come first, so a name in here that a recipe has is that recipe's.
 """
 
-ALWAYS: dict[str, str] = {
-    "--balance-data": "tokens are always balanced over the data-parallel ranks",
-    "--calculate-per-token-loss": "supervised training always averages over the trained tokens of a step",
-    "--use-dynamic-batch-size": "micro-batches are always packed up to --max-tokens-per-gpu",
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Always(NamedTuple):
+    """What a flag asks for that is always so."""
+
+    reason: str
+    values: tuple[str, ...] = ()
+    """The words that say it; none where the flag stands alone."""
+    same_as: str | None = None
+    """The flag whose value is the only one that it may have."""
+
+
+ALWAYS: Mapping[str, Always] = {
+    "--balance-data": Always("tokens are always balanced over the data-parallel ranks"),
+    "--train-backend": Always("the trainer is Megatron", ("megatron",)),
+    "--use-dynamic-batch-size": Always("micro-batches are always packed up to --max-tokens-per-gpu"),
 }
-"""Flag without a value -> what it asks for, which is always so."""
+"""In both recipes."""
+
+ALWAYS_IN_GRPO: Mapping[str, Always] = {
+    **ALWAYS,
+    "--loss-type": Always("recipes.grpo trains on rewards", ("policy_loss",)),
+    "--rollout-function-path": Always(
+        "the recipe's engines generate", ("slime.rollout.sglang_rollout.generate_rollout",)
+    ),
+}
+
+ALWAYS_IN_SFT: Mapping[str, Always] = {
+    **ALWAYS,
+    "--calculate-per-token-loss": Always("the loss is the mean over the trained tokens of a step"),
+    "--debug-train-only": Always("recipes.sft starts no engine"),
+    "--disable-compute-advantages-and-returns": Always("conversations have no rewards"),
+    "--loss-type": Always("recipes.sft trains on conversations", ("sft_loss",)),
+    "--rollout-batch-size": Always("a step trains on the conversations that it reads", same_as="--global-batch-size"),
+    "--rollout-function-path": Always(
+        "recipes.sft reads conversations", ("slime.rollout.sft_rollout.generate_rollout",)
+    ),
+}
 
 _BY_REASON: tuple[tuple[str, str], ...] = (
     (
@@ -25,7 +59,6 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ),
     ("use --dynamic-sampling-filter reward_spread", "dynamic-sampling-filter-path"),
     ("use --config FILE", "custom-config-path eval-config megatron-config-path"),
-    ("the trainer is Megatron", "train-backend"),
     (
         "the recipe says it: recipes.sft trains on conversations, recipes.grpo on rewards",
         "debug-rollout-only debug-train-only disable-compute-advantages-and-returns loss-type",
@@ -74,8 +107,6 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         "disable-rollout-global-dataset start-rollout-id",
     ),
     ("use --global-batch-size", "num-steps-per-rollout"),
-    ("recipes.sft reads --global-batch-size conversations for a step", "rollout-batch-size"),
-    ("supervised training has no reference policy", "ref-load"),
     ("supervised training has no rewards", "custom-rm-path rm-url"),
     (
         "supervised training has no engines to publish to",

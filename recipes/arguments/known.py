@@ -1,10 +1,10 @@
 """Which of the three kinds a flag belongs to. Reads plain tables only: neither Megatron nor SGLang is imported."""
 
 import difflib
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from enum import Enum
 
-from recipes.arguments.flags_slime import ALWAYS, REFUSED_OF_SLIME
+from recipes.arguments.flags_slime import REFUSED_OF_SLIME, Always
 from recipes.arguments.sources import Given
 from recipes.errors import UsageError
 from rl_rollout.sglang import flags as sglang_flags
@@ -35,13 +35,17 @@ class Kind(Enum):
     """It asks for what always is."""
 
 
-def kind_of(given: Given, own: Set[str], *, takes_sglang: bool) -> Kind:
+def kind_of(
+    given: Given, own: Set[str], *, takes_sglang: bool, always: Mapping[str, Always], all_given: Mapping[str, Given]
+) -> Kind:
     """Who reads the flag.
 
     Args:
         given: the flag.
         own: names of the recipe's own flags.
         takes_sglang: whether the recipe starts engines.
+        always: flag -> what it asks for, which is always so in the recipe.
+        all_given: every flag of the command line.
 
     Raises:
         UsageError: with the reason, if it is refused; with the nearest known name, if nobody knows it.
@@ -49,9 +53,8 @@ def kind_of(given: Given, own: Set[str], *, takes_sglang: bool) -> Kind:
     flag = given.flag
     if flag in own:
         return Kind.OWN
-    if flag in ALWAYS:
-        if given.values:
-            raise UsageError(f"{flag}: it takes no value, got {' '.join(given.values)}")
+    if flag in always:
+        _check_always(given, always[flag], all_given)
         return Kind.NOBODY
     reason = _refusal(flag, takes_sglang=takes_sglang)
     if reason is not None:
@@ -61,6 +64,21 @@ def kind_of(given: Given, own: Set[str], *, takes_sglang: bool) -> Kind:
     if flag in _sglang(sglang_flags.HONOURED):
         return Kind.SGLANG
     raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own, takes_sglang=takes_sglang)}")
+
+
+def _check_always(given: Given, always: Always, all_given: Mapping[str, Given]) -> None:
+    """Checks that the flag asks for what is so."""
+    expected = always.values
+    if always.same_as is not None:
+        # Where that flag is missing, its own message says so.
+        expected = all_given[always.same_as].values if always.same_as in all_given else given.values
+    if given.values == expected:
+        return
+    got = " ".join(given.values)
+    if not expected:
+        raise UsageError(f"{given.flag}: it takes no value, got {got}")
+    wanted = " ".join(expected) if always.same_as is None else f"{always.same_as}'s {' '.join(expected)}"
+    raise UsageError(f"{given.flag} {got or 'without a value'}: expected {wanted}: {always.reason}")
 
 
 def _refusal(flag: str, *, takes_sglang: bool) -> str | None:

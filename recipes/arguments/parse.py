@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from recipes.arguments.dataclass_flags import flags_of, instances
+from recipes.arguments.flags_slime import ALWAYS, Always
 from recipes.arguments.help import help_text
 from recipes.arguments.known import NO_ENGINE, Kind, kind_of
 from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path
@@ -45,6 +46,7 @@ def parse_arguments(
     program: str,
     description: str = "",
     takes_sglang: bool = True,
+    always: Mapping[str, Always] = ALWAYS,
     presets_dir: Path = PRESETS,
 ) -> ParsedArguments:
     """Reads a command line.
@@ -55,6 +57,7 @@ def parse_arguments(
         program: what --help calls the program, for example "python -m recipes.grpo".
         description: what --help says first.
         takes_sglang: whether the recipe starts engines; if not, SGLang's flags are refused and no help shows them.
+        always: flags that ask for what is always so in the recipe: read, and nothing more.
         presets_dir: where --preset looks for NAME.yaml.
 
     Raises:
@@ -87,9 +90,11 @@ def parse_arguments(
     problems: list[str] = []
     for flag, one in given.items():
         try:
-            by_kind[kind_of(one, own_names, takes_sglang=takes_sglang)][flag] = one
+            kind = kind_of(one, own_names, takes_sglang=takes_sglang, always=always, all_given=given)
         except UsageError as error:
             problems.append(one.located(str(error)))
+        else:
+            by_kind[kind][flag] = one
     if problems:
         raise UsageError("\n".join(problems))
     return ParsedArguments(

@@ -3,7 +3,6 @@
 from recipes.config.batch import BatchConfig
 from recipes.config.cluster import EnginePlacementConfig, TrainerPlacementConfig
 from recipes.config.evaluation import EvalConfig
-from recipes.config.reference import ReferenceConfig
 from recipes.config.run import RunConfig
 from recipes.config.weight_sync import WeightSyncConfig
 
@@ -11,7 +10,6 @@ __all__ = [
     "BatchConfig",
     "EnginePlacementConfig",
     "EvalConfig",
-    "ReferenceConfig",
     "RunConfig",
     "TrainerPlacementConfig",
     "WeightSyncConfig",

@@ -27,7 +27,14 @@ class RunConfig:
         default=None,
         metadata={
             "help": "folder to take the first weights from, torch_dist checkpoints or a Hugging Face model; default: "
-            "--hf-checkpoint"
+            "--hf-checkpoint. The folder of --save, which is still empty, stands for --ref-load's"
+        },
+    )
+    ref_load: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder of the reference policy, a Hugging Face model or torch_dist checkpoints; default: the "
+            "first weights. With --load and --save of the same folder, also the first weights"
         },
     )
     save: Path | None = field(default=None, metadata={"help": "folder of checkpoints; default: RUN_DIR/checkpoints"})
@@ -44,9 +51,22 @@ class RunConfig:
         if self.num_rollout is None and self.num_epoch is None:
             raise UsageError("--num-rollout is missing; or give --num-epoch")
         require_folder("--hf-checkpoint", self.hf_checkpoint)
-        require_folder("--load", self.load)
+        if not self.loads_what_it_saved:
+            require_folder("--load", self.load)
+        require_folder("--ref-load", self.ref_load)
         if not (self.hf_checkpoint / "config.json").is_file():
             raise UsageError(f"--hf-checkpoint {self.hf_checkpoint}: expected a config.json in it, there is none")
+
+    @property
+    def loads_what_it_saved(self) -> bool:
+        """Whether --load names the run's own checkpoints, as slime's lists do. A run that goes on says --resume."""
+        return self.load is not None and self.load == self.save
+
+    @property
+    def first_weights(self) -> Path:
+        """Folder that a new run takes the policy's weights from."""
+        chosen = self.ref_load if self.loads_what_it_saved else self.load
+        return self.hf_checkpoint if chosen is None else chosen
 
     @property
     def checkpoints(self) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.parse import ParsedArguments
-from recipes.config import EnginePlacementConfig, EvalConfig, ReferenceConfig, TrainerPlacementConfig, WeightSyncConfig
+from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
 from rl_data import GraderConfig, PromptDataConfig
 from rl_data.grading import can_be_negative, needs_label
@@ -32,9 +32,9 @@ def check_together(parsed: ParsedArguments) -> None:
         problems.append(
             "--update-weight-transport nccl: NCCL joins different GPUs, and with --colocate they are shared"
         )
-    ref_load = parsed.get(ReferenceConfig).ref_load
-    if ref_load is not None and not algorithm.needs_reference:
-        problems.append(f"--ref-load {ref_load} has no effect without --use-kl-loss")
+    run = parsed.get(RunConfig)
+    if run.ref_load is not None and not algorithm.needs_reference and not run.loads_what_it_saved:
+        problems.append(f"--ref-load {run.ref_load} has no effect without --use-kl-loss")
     if problems:
         raise UsageError("\n".join(problems))
 

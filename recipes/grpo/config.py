@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from recipes.arguments.flags_slime import ALWAYS_IN_GRPO
 from recipes.arguments.foreign import ForeignArguments, ForeignParsers, read_model_config
 from recipes.arguments.parse import ParsedArguments, parse_arguments
 from recipes.arguments.resolved import resolved_yaml
@@ -12,7 +13,6 @@ from recipes.config import (
     BatchConfig,
     EnginePlacementConfig,
     EvalConfig,
-    ReferenceConfig,
     RunConfig,
     TrainerPlacementConfig,
     WeightSyncConfig,
@@ -43,7 +43,6 @@ OWN_CONFIGS = (
     RolloutConfig,
     GraderConfig,
     AlgorithmConfig,
-    ReferenceConfig,
     BatchConfig,
     EvalConfig,
     EngineConfig,
@@ -63,7 +62,6 @@ class GRPOJob:
     rollout: RolloutConfig
     grading: GraderConfig
     algorithm: AlgorithmConfig
-    reference: ReferenceConfig
     batch: BatchConfig
     evaluation: EvalConfig
     engine: EngineConfig
@@ -94,7 +92,13 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
     Raises:
         UsageError, DataError, CheckpointError, RolloutConfigError, TrainConfigError: what the user can mend.
     """
-    parsed = parse_arguments(argv, OWN_CONFIGS, program=PROGRAM, description="GRPO with Megatron-Core and SGLang.")
+    parsed = parse_arguments(
+        argv,
+        OWN_CONFIGS,
+        program=PROGRAM,
+        description="GRPO with Megatron-Core and SGLang.",
+        always=ALWAYS_IN_GRPO,
+    )
     run, rollout, batch = parsed.get(RunConfig), parsed.get(RolloutConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
@@ -126,7 +130,6 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPO
         rollout=rollout,
         grading=parsed.get(GraderConfig),
         algorithm=parsed.get(AlgorithmConfig),
-        reference=parsed.get(ReferenceConfig),
         batch=batch,
         evaluation=parsed.get(EvalConfig),
         engine=parsed.get(EngineConfig),

@@ -95,14 +95,14 @@ def _start_trainer(job: GRPOJob, seats: Seats) -> "TrainerGroup":
     from rl_train.algorithms import make_loss  # loads torch, which no mistake in the flags should wait for
     from rl_train.ray import TrainerGroup
 
-    weights = job.run.load or job.run.hf_checkpoint
+    weights = job.run.first_weights
     spec = TrainerSpec(
         arguments=job.megatron,
         model_config=job.model_config,
         weights=weights,
         loss=make_loss(job.algorithm),
         temperature=job.rollout.rollout_temperature,
-        reference=(job.reference.ref_load or weights) if job.algorithm.needs_reference else None,
+        reference=(job.run.ref_load or weights) if job.algorithm.needs_reference else None,
         config=job.megatron_trainer,
     )
     world_size = job.trainer_placement.world_size

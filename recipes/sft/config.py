@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+from recipes.arguments.flags_slime import ALWAYS_IN_SFT
 from recipes.arguments.foreign import ForeignParsers, read_model_config
 from recipes.arguments.parse import parse_arguments
 from recipes.arguments.resolved import resolved_yaml
 from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
 from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
+from recipes.errors import UsageError
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
@@ -60,13 +62,20 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         UsageError, DataError, CheckpointError, TrainConfigError: what the user can mend.
     """
     parsed = parse_arguments(
-        argv, OWN_CONFIGS, program=PROGRAM, description="SFT with Megatron-Core.", takes_sglang=False
+        argv,
+        OWN_CONFIGS,
+        program=PROGRAM,
+        description="SFT with Megatron-Core.",
+        takes_sglang=False,
+        always=ALWAYS_IN_SFT,
     )
     run, placement, batch = parsed.get(RunConfig), parsed.get(TrainerPlacementConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=run.resume)
     model_config = read_model_config(run.hf_checkpoint)
-    if run.load is None:
+    if run.ref_load is not None and not run.loads_what_it_saved:
+        raise UsageError(f"--ref-load {run.ref_load} has no effect in supervised training; give --load")
+    if run.first_weights == run.hf_checkpoint:
         check_weights(run.hf_checkpoint, model_config)
     rules_for(model_config)
     data = parsed.get(ConversationDataConfig)

@@ -91,7 +91,7 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
     spec = TrainerSpec(
         arguments=job.megatron,
         model_config=job.model_config,
-        weights=job.run.load or job.run.hf_checkpoint,
+        weights=job.run.first_weights,
         loss=sft_loss,
         config=job.megatron_trainer,
     )

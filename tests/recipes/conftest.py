@@ -1,14 +1,18 @@
 """What the tests of the recipes share: small inputs, made once, and runs that leave nothing behind."""
 
 import json
+import math
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from bench.model_configs import MODEL_CONFIGS
 from recipes.arguments import ForeignParsers
 from recipes.toy import make_conversations, make_problems, make_tiny_model
+from rl_weights.rules import rules_for
 from tests.recipes.running import Run
 
 # The only answer in the conversations below, so that a few steps teach the tiny model to give it often, not always.
@@ -54,6 +58,29 @@ def easy_inputs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Inp
         for question in questions:
             out.write(json.dumps({"prompt": [{"role": "user", "content": question}], "label": ANSWER}) + "\n")
     return easy
+
+
+@pytest.fixture(scope="session")
+def qwen3_4b(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3-4B's shape with the toy's tokenizer: weights of 8 GB that take no room on the disk."""
+    config = MODEL_CONFIGS["qwen3-4b"]
+    folder = tmp_path_factory.mktemp("qwen3-4b")
+    for file in inputs.model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "config.json").write_text(json.dumps(config))
+    header, start = {}, 0
+    for rule in rules_for(config):
+        for tensor, shape in zip(rule.hf_names, rule.hf_shapes, strict=True):
+            stop = start + 2 * math.prod(shape)
+            header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, stop]}
+            start = stop
+    assert start == 2 * 4_022_468_096
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        out.truncate(8 + len(text) + start)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from recipes.arguments import UsageError, parse_arguments, resolved_yaml
 from recipes.arguments.dataclass_flags import flags_of
-from recipes.arguments.flags_slime import REFUSED_OF_SLIME
+from recipes.arguments.flags_slime import ALWAYS_IN_GRPO, ALWAYS_IN_SFT, REFUSED_OF_SLIME
 from recipes.arguments.known import OWNED_HERE
 from recipes.arguments.parse import PRESETS
 from recipes.arguments.sources import from_file
@@ -47,7 +47,8 @@ def test_settings_that_configurations_share_have_one_meaning():
 def test_reasons_send_the_user_to_flags_that_exist():
     sglang = {f"--sglang-{name[2:]}" for name in sglang_flags.HONOURED}
     known = OWN | flags_honoured.HONOURED | sglang | {"--config", "--help-megatron", "--help-sglang", "--sglang-"}
-    reasons = {*REFUSED_OF_SLIME.values(), *flags_refused.REFUSED.values(), *sglang_flags.REFUSED.values()}
+    always = {one.reason for one in (*ALWAYS_IN_GRPO.values(), *ALWAYS_IN_SFT.values())}
+    reasons = {*always, *REFUSED_OF_SLIME.values(), *flags_refused.REFUSED.values(), *sglang_flags.REFUSED.values()}
     named = {flag for reason in reasons for flag in re.findall(r"--[a-z][\w-]*", reason)}
     stems = {"--rollout-", "--eval-", "--sglang-cuda-graph-"}
     assert named - known - stems == set()
@@ -73,12 +74,13 @@ def test_the_help_of_a_recipe_without_engines_names_no_flag_of_sglang(capsys):
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_is_read_by_a_recipe_and_its_resolved_configuration_gives_the_same_again(preset, tmp_path):
-    configs = SFT if preset.stem.startswith(("tiny_sft", "qwen3_4b_openhermes")) else GRPO
+    is_sft = preset.stem.startswith(("tiny_sft", "qwen3_4b_openhermes"))
+    configs, always = (SFT, ALWAYS_IN_SFT) if is_sft else (GRPO, ALWAYS_IN_GRPO)
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
     words = ["--hf-checkpoint", str(model), "--prompt-data", "x.jsonl", "--run-dir", str(tmp_path / "run")]
-    parsed = parse_arguments(["--preset", preset.stem, *words], configs, program="recipe")
+    parsed = parse_arguments(["--preset", preset.stem, *words], configs, program="recipe", always=always)
     given = {given.flag for given in from_file(Path(preset))}
     assert given <= parsed.given.keys()
     saved = tmp_path / "config.yaml"

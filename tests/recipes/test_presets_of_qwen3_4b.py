@@ -1,21 +1,12 @@
 """The presets of Qwen3-4B carry the values of the two recipes for eight GPUs, but for what fewer of them force."""
 
-import json
-import math
-import struct
-from pathlib import Path
-
 import pytest
 import yaml
 
-from bench.model_configs import MODEL_CONFIGS
 from recipes.arguments.parse import PRESETS
 from recipes.grpo.config import read_job as read_grpo
 from recipes.sft.config import read_job as read_sft
-from rl_weights.rules import rules_for
 
-CONFIG = MODEL_CONFIGS["qwen3-4b"]
-NUM_PARAMETERS = 4_022_468_096
 # Settings of the computation that slime's scripts give for both.
 _BOTH = {
     "bf16": True,
@@ -130,32 +121,10 @@ def test_a_preset_differs_from_the_recipe_for_eight_gpus_in_what_its_gpus_force_
     assert {flag: value_of(value) for flag, value in preset.items()} == expected
 
 
-@pytest.fixture(scope="module")
-def model(inputs, tmp_path_factory) -> Path:
-    """Qwen3-4B's shape with the toy's tokenizer: weights of 8 GB that take no room on the disk."""
-    folder = tmp_path_factory.mktemp("qwen3-4b")
-    for file in inputs.model.iterdir():
-        if file.suffix != ".safetensors":
-            (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    header, start = {}, 0
-    for rule in rules_for(CONFIG):
-        for tensor, shape in zip(rule.hf_names, rule.hf_shapes, strict=True):
-            stop = start + 2 * math.prod(shape)
-            header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, stop]}
-            start = stop
-    assert start == 2 * NUM_PARAMETERS
-    text = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        out.truncate(8 + len(text) + start)
-    return folder
-
-
 @pytest.fixture
-def words(model, tmp_path):
+def words(qwen3_4b, tmp_path):
     def words_of(name, data, *more):
-        paths = ["--hf-checkpoint", str(model), "--prompt-data", str(data), "--run-dir", str(tmp_path / name)]
+        paths = ["--hf-checkpoint", str(qwen3_4b), "--prompt-data", str(data), "--run-dir", str(tmp_path / name)]
         return ["--preset", name, *paths, *more]
 
     return words_of

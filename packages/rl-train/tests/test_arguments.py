@@ -56,6 +56,12 @@ def parse(words: str, *, world_size: int = 8, train_iters: int | None = 10):
     )
 
 
+@pytest.mark.slow
+def test_sequence_parallel_has_nothing_to_split_on_one_tensor_parallel_rank():
+    assert parse("--sequence-parallel").values["sequence_parallel"] is False
+    assert parse("--sequence-parallel --tensor-model-parallel-size 2").values["sequence_parallel"] is True
+
+
 def test_the_tables_do_not_overlap():
     assert not HONOURED & REFUSED.keys()
     assert SHAPE_FLAGS | LIMITED.keys() <= HONOURED
@@ -136,7 +142,6 @@ def test_float32_is_the_precision_without_bf16():
         ("--context-parallel-size 2", "--context-parallel-size 2: expected 1"),
         ("--tensor-model-parallel-size 3", "their product 3 does not divide 8 ranks"),
         ("--pipeline-model-parallel-size 8", "--pipeline-model-parallel-size 8: it does not divide num_layers 36"),
-        ("--sequence-parallel", "--sequence-parallel: it needs --tensor-model-parallel-size above 1"),
         ("--recompute-modules layernorm", "expected modules among core_attn, mlp"),
         ("--recompute-modules mlp", "--recompute-modules: it has no effect with --recompute-granularity None"),
         ("--recompute-activations --recompute-method block", "--recompute-method: it has no effect"),

@@ -188,8 +188,8 @@ def _check_sizes(args: argparse.Namespace, world_size: int, where: str) -> None:
             raise TrainConfigError(f"{tp}: it does not divide {dest} {vars(args)[dest]} of {where}")
     if args.num_layers % pipeline:
         raise TrainConfigError(f"{pp}: it does not divide num_layers {args.num_layers} of {where}")
-    if args.sequence_parallel and tensor == 1:
-        raise TrainConfigError("--sequence-parallel: it needs --tensor-model-parallel-size above 1")
+    # As Megatron has it: there is nothing to split.
+    args.sequence_parallel = args.sequence_parallel and tensor > 1
     if args.make_vocab_size_divisible_by < 1:
         raise TrainConfigError(
             f"--make-vocab-size-divisible-by {args.make_vocab_size_divisible_by}: expected a positive number"
