@@ -74,6 +74,17 @@ def test_inspect_prints_a_table_or_json(tmp_path, capsys):
     assert json.loads(out)["num_parameters"] == 47_712
 
 
+def test_inspect_shows_how_a_torch_dist_checkpoint_is_cut(tmp_path, capsys):
+    write_model(tmp_path / "hf")
+    words = ["--hf-checkpoint", tmp_path / "hf", "--save", tmp_path / "megatron", "--tensor-model-parallel-size", 2]
+    run(capsys, "convert", *words)
+    code, out, _ = run(capsys, "inspect", tmp_path / "megatron")
+    assert code == 0
+    assert "torch_dist, release, TP 2 x PP 1 x EP 1 in 1 files, 59,808 parameters" in out.splitlines()[-1]
+    code, out, _ = run(capsys, "inspect", tmp_path / "megatron", "--json")
+    assert json.loads(out)["layout"] == {"tensor": 2, "pipeline": 1, "expert": 1, "num_files": 1}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_rules_headers_and_manifests_of_a_model_folder_are_read_without_torch(tmp_path, dtype):
     write_model(tmp_path / "hf", dtype=dtype)
