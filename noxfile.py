@@ -153,10 +153,12 @@ def bench_small(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Ruff's checks and format."""
+    """Ruff's checks and format, ShellCheck's of the batch files."""
     _use_environment(session)
     _run(session, "ruff", "check", ".")
     _run(session, "ruff", "format", "--check", ".")
+    scripts = [*ROOT.glob("recipes/slurm/*"), *ROOT.glob("tests/recipes/slurm/bin/*")]
+    _run(session, "shellcheck", "--external-sources", *sorted(map(str, scripts)))
 
 
 @nox.session(venv_backend="none")

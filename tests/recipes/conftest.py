@@ -14,6 +14,7 @@ from recipes.arguments import ForeignParsers
 from recipes.toy import make_conversations, make_problems, make_tiny_model
 from rl_weights.rules import rules_for
 from tests.recipes.running import Run
+from tests.recipes.short_runs import NUM_SFT_STEPS, grpo, sft
 
 # The only answer in the conversations below, so that a few steps teach the tiny model to give it often, not always.
 ANSWER = "60"
@@ -81,6 +82,39 @@ def qwen3_4b(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.write(struct.pack("<Q", len(text)) + text)
         out.truncate(8 + len(text) + start)
     return folder
+
+
+class Straight(NamedTuple):
+    """A run that nothing interrupted."""
+
+    folder: Path
+    out: str
+
+
+@pytest.fixture(scope="session")
+def policy(easy_inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an SFT run whose model often answers right."""
+    folder = tmp_path_factory.mktemp("policy")
+    return run_to_the_end(sft(easy_inputs, folder / "run", NUM_SFT_STEPS), folder).folder
+
+
+@pytest.fixture(scope="session")
+def straight(easy_inputs: Inputs, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """A GRPO run from there whose trainer and engine take turns with their memory."""
+    folder = tmp_path_factory.mktemp("straight")
+    colocated = ("--colocate", "--rollout-num-gpus", 1, "--offload-train-parameters")
+    inputs = easy_inputs._replace(model=policy / "model")
+    return run_to_the_end(grpo(inputs, folder / "run", *colocated), folder)
+
+
+def run_to_the_end(words: Sequence[str], folder: Path) -> Straight:
+    """Runs a command whose run folder is `run` below the folder."""
+    run = Run(words, folder / "log")
+    try:
+        assert run.end() == 0, run.err
+        return Straight(folder / "run", run.out)
+    finally:
+        run.clean_up()
 
 
 @pytest.fixture(scope="session")

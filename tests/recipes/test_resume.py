@@ -10,34 +10,11 @@ from recipes.errors import UsageError
 from recipes.grpo.config import read_job
 from recipes.run_folder import RunFolder, check_folder
 from tests.recipes.listeners import check_that_strangers_are_kept_out
-from tests.recipes.running import Run, recipe, resume_command
+from tests.recipes.running import resume_command
+from tests.recipes.short_runs import NUM_GRPO_STEPS, grpo, records, weights
 
 # What is started for a GRPO run: Ray's parts, trainer ranks, the engine's process and grading workers.
 PARTS = ("gcs_server", "raylet/raylet", "ray::_RankActor", "sglang::scheduler", "rl_data.grading.worker")
-NUM_STEPS = 6
-
-
-def sft(inputs, run_dir, num_rollout, *words):
-    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.conversations, "--run-dir", run_dir)
-    # So few steps that the model gives the right answer often, but not always.
-    steps = ("--num-rollout", num_rollout, "--global-batch-size", 32, "--lr", 4e-3, "--lr-warmup-iters", 0)
-    steps += ("--lr-decay-style", "constant")  # the schedule of another number of steps is the same
-    return recipe("sft", *paths, *steps, *words)
-
-
-def grpo(inputs, run_dir, *words):
-    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.prompts, "--run-dir", run_dir)
-    steps = ("--num-rollout", NUM_STEPS, "--save-interval", 1, "--lr-warmup-iters", 0)
-    sizes = ("--rollout-batch-size", 4, "--n-samples-per-prompt", 4, "--global-batch-size", 16)
-    held_out = ("--eval-prompt-data", "held-out", inputs.eval_prompts, "--eval-interval", 3)
-    return recipe("grpo", *paths, *steps, *sizes, *held_out, *words)
-
-
-def records(run_dir, name="metrics.jsonl"):
-    """The lines of a file, without what the machine made of it."""
-    with (run_dir / name).open() as lines:  # str.splitlines would also cut at U+2028 in a sampled text
-        read = [json.loads(line) for line in lines]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "memory_gib")} for line in read]
 
 
 def assert_same_but_for_rounding(found, expected, key):
@@ -53,7 +30,7 @@ def assert_same_but_for_rounding(found, expected, key):
 def assert_memory_moved(run_dir, out):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "grpo"]
-    assert len(steps) == NUM_STEPS
+    assert len(steps) == NUM_GRPO_STEPS
     for step in steps:
         seconds, gib = step["seconds"], step["memory_gib"]
         assert seconds["switch"] == seconds["release"] + seconds["resume"] + seconds["publish"]
@@ -65,42 +42,14 @@ def assert_memory_moved(run_dir, out):
         assert f"rank GiB {max(gib.values()):.3f}" in out
 
 
-def weights(run_dir):
-    return (run_dir / "model" / "model.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def policy(easy_inputs, tmp_path_factory):
-    """A model that often answers right, from an SFT run without interruption."""
-    folder = tmp_path_factory.mktemp("policy")
-    run = Run(sft(easy_inputs, folder / "run", 5), folder / "log")
-    try:
-        assert run.end() == 0, run.err
-    finally:
-        run.clean_up()
-    return folder / "run"
-
-
 @pytest.mark.slow
-def test_sft_resumed_gives_what_sft_in_one_go_gives(start, easy_inputs, policy, tmp_path):
-    first = start(sft(easy_inputs, tmp_path / "run", 2))
-    assert first.end() == 0, first.err
-    second = start(sft(easy_inputs, tmp_path / "run", 5, "--resume"))
-    assert second.end() == 0, second.err
-    assert [line["step"] for line in records(tmp_path / "run")] == [1, 2, 3, 4, 5]
-    assert records(tmp_path / "run") == records(policy)
-    assert weights(tmp_path / "run") == weights(policy)
-
-
-@pytest.mark.slow
-def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(start, easy_inputs, policy, tmp_path):
+def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(
+    start, easy_inputs, policy, straight, tmp_path
+):
     inputs = easy_inputs._replace(model=policy / "model")
-    # Trainer and engine take turns with their memory here, and have it side by side in the run that is interrupted.
-    colocated = ("--colocate", "--rollout-num-gpus", 1, "--offload-train-parameters")
-    straight = start(grpo(inputs, tmp_path / "straight", *colocated))
-    assert straight.end() == 0, straight.err
-    expected = records(tmp_path / "straight")
-    assert_memory_moved(tmp_path / "straight", straight.out)
+    # Trainer and engine take turns with their memory there, and have it side by side in the run that is interrupted.
+    expected = records(straight.folder)
+    assert_memory_moved(straight.folder, straight.out)
 
     # There weights come as bytes by way of Ray; here over gloo until the run is killed, and as deltas on a disk after.
     killed = start(grpo(inputs, tmp_path / "run", "--update-weight-transport", "gloo", "--check-weight-update-equal"))
@@ -126,12 +75,12 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(sta
 
     resumed = start(resume_command(interrupted.err))
     assert resumed.end() == 0, resumed.err
-    assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < NUM_STEPS
-    assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, NUM_STEPS + 1))
+    assert 0 < sum(line["reward_mean"] for line in expected if line["phase"] == "grpo") < NUM_GRPO_STEPS
+    assert [line["step"] for line in expected if line["phase"] == "grpo"] == list(range(1, NUM_GRPO_STEPS + 1))
     assert_same_but_for_rounding(records(tmp_path / "run"), expected, "logprob_abs_diff")
-    samples, expected_samples = (records(tmp_path / name, "samples.jsonl") for name in ("run", "straight"))
+    samples, expected_samples = (records(folder, "samples.jsonl") for folder in (tmp_path / "run", straight.folder))
     assert_same_but_for_rounding(samples, expected_samples, "rollout_logprobs")
-    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    assert weights(tmp_path / "run") == weights(straight.folder)
     assert weights(tmp_path / "run") != weights(policy)
 
 

@@ -1,20 +1,20 @@
 """The batch files, run for real on the tiny model: one node and two, warned of the time limit and requeued once."""
 
-import json
+import itertools
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.recipes.running import recipe
+from tests.recipes.short_runs import GRPO_FLAGS, NUM_GRPO_STEPS, NUM_SFT_STEPS, SFT_FLAGS, records, weights
 from tests.recipes.slurm.batch import NODES, ROOT, Job
 
 TEMPLATES = ROOT / "recipes" / "slurm"
-CONSTANT = ("--lr-warmup-iters", 0, "--lr-decay-style", "constant")
-SFT = ("--num-rollout", 4, "--global-batch-size", 32, *CONSTANT)
-GRPO = ("--num-rollout", 4, "--rollout-batch-size", 4, "--n-samples-per-prompt", 4, "--global-batch-size", 16)
-GRPO += ("--skip-eval-before-train", "--eval-interval", 4, *CONSTANT)
+# Of their own for each process of tests, since a job's port follows from its number.
+NUMBERS = itertools.count(100 * os.getpid())
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def submit(tmp_path) -> Iterator[Callable[..., Job]]:
     jobs: list[Job] = []
 
     def submit_one(name, words=(), *, nodes=NODES[:1], **settings) -> Job:
-        settings |= {"VENV": Path(sys.prefix), "LOGS": tmp_path / "logs", "RUN_DIR": tmp_path / "run"}
-        # From the test's own process group and path, so that two runs of the tests do not meet.
-        number = abs(hash(tmp_path)) % 10**8
-        jobs.append(Job(TEMPLATES / name, words, nodes=nodes, settings=settings, folder=tmp_path, number=number))
+        paths = {"VENV": Path(sys.prefix), "LOGS": tmp_path / "logs", "RUN_DIR": tmp_path / "run"}
+        settings = {**paths, **settings}
+        script = TEMPLATES / name
+        jobs.append(Job(script, words, nodes=nodes, settings=settings, folder=tmp_path, number=next(NUMBERS)))
         return jobs[-1]
 
     yield submit_one
@@ -33,47 +33,69 @@ def submit(tmp_path) -> Iterator[Callable[..., Job]]:
         job.clean_up()
 
 
-def steps(run_dir: Path, phase: str) -> list[int]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if line["phase"] == phase]
-
-
-def weights(run_dir: Path) -> bytes:
-    return (run_dir / "model" / "model.safetensors").read_bytes()
-
-
 @pytest.mark.slow
-def test_sft_on_one_node_is_saved_requeued_and_ends_as_without(submit, start, inputs, tmp_path):
+def test_sft_on_one_node_is_saved_requeued_and_ends_as_in_one_go(submit, easy_inputs, policy, tmp_path):
     job = submit(
-        "run_qwen3_4b_sft.slurm", SFT, PRESET="tiny_sft", GPUS_PER_NODE="2",
-        MODEL=inputs.model, DATA=inputs.conversations,
-    )  # fmt: skip
+        "run_qwen3_4b_sft.slurm",
+        ("--num-rollout", NUM_SFT_STEPS, *SFT_FLAGS),
+        PRESET="tiny_sft",
+        GPUS_PER_NODE="2",
+        MODEL=easy_inputs.model,
+        DATA=easy_inputs.conversations,
+    )
     job.wait_for("sft 2 ")
     job.warn_of_time_limit()
     assert job.end() == 0, job.output
     assert job.num_starts == 2
     assert "saving after this step" in job.output
-    assert steps(tmp_path / "run", "sft") == [1, 2, 3, 4]
-    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.conversations)
-    straight = start(recipe("sft", *paths, "--run-dir", tmp_path / "straight", *SFT))
-    assert straight.end() == 0, straight.err
-    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    assert job.output.count("sft 1 ") == 1, "it began anew"
+    assert [line["step"] for line in records(tmp_path / "run")] == [*range(1, NUM_SFT_STEPS + 1)]
+    assert records(tmp_path / "run") == records(policy)
+    assert weights(tmp_path / "run") == weights(policy)
 
 
 @pytest.mark.slow
-def test_grpo_on_two_nodes_is_saved_requeued_and_ends_as_without(submit, start, inputs, tmp_path):
+def test_grpo_on_two_nodes_is_saved_requeued_and_ends_as_in_one_go(submit, easy_inputs, policy, straight, tmp_path):
     job = submit(
-        "run_qwen3_4b_grpo.slurm", GRPO, nodes=NODES, PRESET="tiny_math", GPUS_PER_NODE="1",
-        MODEL=inputs.model, DATA=inputs.prompts, EVAL_DATA=inputs.eval_prompts,
-    )  # fmt: skip
+        "run_qwen3_4b_grpo.slurm",
+        GRPO_FLAGS,
+        nodes=NODES,
+        PRESET="tiny_math",
+        GPUS_PER_NODE="1",
+        MODEL=policy / "model",
+        DATA=easy_inputs.prompts,
+        EVAL_DATA=easy_inputs.eval_prompts,
+    )
     job.wait_for("grpo 2 ")
     job.warn_of_time_limit()
     assert job.end() == 0, job.output
     assert job.num_starts == 2
-    assert steps(tmp_path / "run", "grpo") == [1, 2, 3, 4]
-    assert {file.name.rpartition("-")[2] for file in (tmp_path / "logs").iterdir()} == {f"{node}.log" for node in NODES}
-    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.prompts)
-    held_out = ("--eval-prompt-data", "aime-2024", inputs.eval_prompts)
-    straight = start(recipe("grpo", *paths, *held_out, "--run-dir", tmp_path / "straight", *GRPO))
-    assert straight.end() == 0, straight.err
-    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    steps = [line["step"] for line in records(tmp_path / "run") if line["phase"] == "grpo"]
+    assert steps == [*range(1, NUM_GRPO_STEPS + 1)]
+    logs = {file.name.rpartition("-")[2] for file in (tmp_path / "logs").iterdir()}
+    assert logs == {f"{node}.log" for node in NODES}
+    assert weights(tmp_path / "run") == weights(straight.folder)
+
+
+@pytest.mark.slow
+def test_convert_writes_a_checkpoint_with_a_part_from_each_rank(submit, inputs, tmp_path):
+    job = submit("convert.slurm", MODEL=inputs.model, OUTPUT=tmp_path / "converted", PIPELINE_PARALLEL="1")
+    assert job.end() == 0, job.output
+    assert (tmp_path / "converted" / "latest_checkpointed_iteration.txt").read_text().strip() == "release"
+    parts = {file.name[:4] for file in (tmp_path / "converted" / "release").glob("*.distcp")}
+    assert parts == {"__0_", "__1_"}
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_moves_aside(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("{}\n")
+    script = f'source {TEMPLATES}/job.sh; find_resume "{run}"; echo "${{RESUME[*]}}"'
+    environment = {**os.environ, "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert (tmp_path / "run.before-7-0" / "metrics.jsonl").exists()
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "--resume"
