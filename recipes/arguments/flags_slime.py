@@ -161,3 +161,33 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
 
 REFUSED_OF_SLIME: dict[str, str] = {f"--{name}": reason for reason, names in _BY_REASON for name in names.split()}
 """Flag -> why it is refused and what to do instead."""
+
+_SAME = """
+    actor-num-gpus-per-node actor-num-nodes advantage-estimator apply-chat-template apply-chat-template-kwargs
+    balance-by-flops calculate-per-token-loss check-weight-update-equal colocate custom-rm-path
+    disable-grpo-std-normalization disable-rewards-normalization entropy-coef eps-clip eps-clip-c eps-clip-high
+    eval-input-key eval-interval eval-label-key eval-max-response-len eval-prompt-data eval-temperature eval-top-k
+    eval-top-p gamma global-batch-size hf-checkpoint input-key kl-loss-coef kl-loss-type label-key load
+    log-probs-chunk-size max-tokens-per-gpu metadata-key n-samples-per-eval-prompt n-samples-per-prompt
+    normalize-advantages num-epoch num-rollout offload-rollout offload-train opsm-delta over-sampling-batch-size
+    prompt-data ref-load rm-type rm-url rollout-batch-size rollout-max-prompt-len rollout-max-response-len
+    rollout-num-gpus rollout-num-gpus-per-engine rollout-seed rollout-shuffle rollout-skip-special-tokens
+    rollout-stop rollout-stop-token-ids rollout-temperature rollout-top-k rollout-top-p save save-interval
+    skip-eval-before-train tis-clip tis-clip-low tool-key update-weight-buffer-size update-weight-disk-dir
+    update-weight-mode update-weight-transport use-kl-loss use-opsm use-rollout-logprobs use-tis use-unbiased-kl
+"""
+
+SAME_IN_SLIME: tuple[str, ...] = tuple(f"--{name}" for name in _SAME.split())
+"""Flags of our own that slime has under the same name, for the same."""
+
+OTHER_DEFAULTS_OF_SLIME: Mapping[str, str] = {
+    "--actor-num-gpus-per-node": "8",
+    "--global-batch-size": "follows from --num-steps-per-rollout",
+    "--log-probs-chunk-size": "all tokens at once",
+    "--max-tokens-per-gpu": "none",
+    "--n-samples-per-prompt": "1",
+    "--rollout-max-response-len": "none",
+    "--update-weight-buffer-size": "536870912",
+    "--update-weight-transport": "nccl",
+}
+"""Of these, the ones whose default is another in slime -> that default."""
