@@ -48,7 +48,7 @@ def test_labels_that_the_grader_cannot_take_are_named_with_their_row(tokenizer: 
     with GraderPool("gsm8k") as graders:
         for bad, message in (
             (dapo_row("q", "pi"), "gsm8k: expected a label that is a number, got 'pi'"),
-            ({**dapo_row("q"), "metadata": {"rm_type": "psychic"}}, "rm-type: expected one of "),
+            ({**dapo_row("q"), "metadata": {"rm_type": "psychic"}}, "rm_type: expected one of "),
         ):
             path = write_jsonl([*rows, bad])
             source_of(path, tokenizer).validate()
