@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from recipes.errors import UsageError
+from recipes.light_transformers import light_transformers
 
 
 def make_tiny_model(folder: Path, seed: int) -> Path:
@@ -17,10 +18,19 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     require_empty(folder)
     # Importing transformers' models loads torch, which takes seconds.
     import torch
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    from recipes.toy.tokenizer import END_OF_TEXT, MAX_POSITIONS, SPECIAL_TOKENS, TURN_END, VOCAB_SIZE, save_tokenizer
+    with light_transformers():
+        from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+        from transformers.utils import logging as transformers_logging
+
+        from recipes.toy.tokenizer import (
+            END_OF_TEXT,
+            MAX_POSITIONS,
+            SPECIAL_TOKENS,
+            TURN_END,
+            VOCAB_SIZE,
+            save_tokenizer,
+        )
 
     pad_id, eos_id = SPECIAL_TOKENS.index(END_OF_TEXT), SPECIAL_TOKENS.index(TURN_END)
     config = Qwen3Config(
