@@ -184,8 +184,13 @@ def sizes(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Links between the pages, and the examples in the READMEs."""
+    """The site in site/, without a warning; links between the pages, their tables of flags, their examples."""
     _use_environment(session)
+    session.run(
+        "uv", "pip", "install", "--python", str(PYTHON), "-c", str(CONSTRAINTS),
+        "--group", f"{ROOT}/pyproject.toml:docs", env=INSTALL_ENV, external=True,
+    )  # fmt: skip
+    _run(session, "python", "docs/build_site.py")
     _run(session, "python", "-m", "pytest", "tests/docs", *session.posargs)
 
 

@@ -43,6 +43,17 @@ def test_what_an_example_needs_is_said_right_above_it(page: Path) -> None:
     assert len(MARKER.findall(text)) == sum(match[1] is not None for match in BLOCK.finditer(text))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_code_compiles_also_where_it_needs_something_of_the_readers_own(page: Path) -> None:
+    for match in BLOCK.finditer(page.read_text()):
+        compile(match[2], str(page), "exec")
+
+
+def test_every_page_of_docs_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r": (docs/\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")}
+
+
 def test_every_package_has_an_example_that_runs() -> None:
     names = {str(example.id).rpartition("-")[0] for example in EXAMPLES}
     assert {path.name for path in ROOT.glob("packages/*")} <= names
