@@ -1,5 +1,6 @@
 """SGLang's server flags. Tests that import SGLang are slow."""
 
+import importlib
 import json
 import pickle
 
@@ -8,6 +9,14 @@ import pytest
 from rl_rollout import RolloutConfigError
 from rl_rollout.sglang.arguments import SGLangArguments, parse_sglang_args
 from rl_rollout.sglang.flags import HONOURED, REFUSED
+from rl_rollout.sglang.light_imports import collecting_later, light_imports_on_cpu, quick_distributions
+
+
+@pytest.fixture(scope="module")
+def light_sglang():
+    """SGLang for its flags alone, which takes half of the time."""
+    with collecting_later(), quick_distributions(), light_imports_on_cpu():
+        importlib.import_module("sglang.srt.server_args")
 
 
 def test_the_tables_do_not_overlap():
@@ -16,6 +25,7 @@ def test_the_tables_do_not_overlap():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("light_sglang")
 def test_every_flag_of_sglangs_parser_is_either_honoured_or_refused_with_a_reason():
     import argparse
     import dataclasses
@@ -33,6 +43,7 @@ def test_every_flag_of_sglangs_parser_is_either_honoured_or_refused_with_a_reaso
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("light_sglang")
 def test_flags_become_keyword_arguments_of_the_server_whatever_their_spelling():
     words = [
         *("--sglang-mem-fraction-static", "0.7"),
@@ -54,6 +65,7 @@ def test_flags_become_keyword_arguments_of_the_server_whatever_their_spelling():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("light_sglang")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
