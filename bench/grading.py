@@ -126,7 +126,8 @@ def _hostile(answers: Sequence[str], num_hostile: int, timeout_s: float) -> dict
         "timeout_s": timeout_s,
         "longest_s": max(seconds for _, seconds, _ in done),
         "num_hostile_right": sum(grade.value == 1.0 for grade, _, _ in done),
-        "num_good_wrong": sum(good.value != 1.0 for _, _, good in done),
+        "num_good_wrong": sum(good.value == 0.0 for _, _, good in done),
+        "num_good_too_slow": sum(good.value is None for _, _, good in done),
     }
 
 
