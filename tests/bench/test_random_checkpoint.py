@@ -9,8 +9,7 @@ import torch
 from bench.filler_tokenizer import ANSWERS
 from bench.model_configs import MODEL_CONFIGS, model_config
 from bench.random_checkpoint import make_checkpoint
-from rl_data import load_tokenizer
-from rl_data.grading import grader_for
+from rl_data import GraderPool, load_tokenizer
 from rl_weights import HFCheckpoint, diff_checkpoints, inspect_checkpoint
 from rl_weights.rules import rules_for
 
@@ -69,10 +68,12 @@ def test_the_tokenizer_decodes_every_id_and_encodes_text_to_none_of_the_fillers(
 
 
 def test_random_responses_are_graded_differently(folder):
-    tokenizer, grade = load_tokenizer(folder), grader_for("deepscaler")
+    tokenizer = load_tokenizer(folder)
     responses = [tokenizer.decode([513, token_id, 514]) for token_id in range(512, 768, 8)]
-    for label in ANSWERS:
-        assert sum(grade(response, label).value for response in responses) == len(responses) / 2
+    with GraderPool("deepscaler") as graders:
+        for label in ANSWERS:
+            values = [graders.grade_now(response, label=label).value for response in responses]
+            assert sum(values) == len(responses) / 2
 
 
 def test_the_command_refuses_a_folder_that_holds_something(folder):
