@@ -88,6 +88,13 @@ BARS = (
         cards=(_CPU,),
     ),
     Bar(
+        name="data_opening_seconds",
+        what="opening a data set of 1,000,000 conversations whose index is kept",
+        limit=1.0,
+        unit=" s",
+        cards=(_CPU,),
+    ),
+    Bar(
         name="convert_peak_gib",
         what="peak memory of a conversion of 8 GB, either way",
         limit=3.0,
