@@ -46,7 +46,7 @@ def contents(folder: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "{file}: expected a file, found nothing"),
+        (None, "{file}: expected a file, a folder or a pattern, found nothing"),
         ("", "{file}: expected at least one row, found an empty file"),
         (row(question="x", label="4"), "{file}:2: expected key 'prompt', found keys ['label', 'question']"),
         (row(prompt="x", answer="4"), "{file}:2: expected key 'label', found keys ['answer', 'prompt']"),
@@ -115,7 +115,7 @@ def copied_model(inputs, folder, changes, left_out=()):
         (
             {"architectures": ["LlamaForCausalLM"]},
             [],
-            "config.json: architectures: expected one of Qwen3ForCausalLM, got ['LlamaForCausalLM']",
+            "config.json of {model}: expected an architecture among Qwen3ForCausalLM, got LlamaForCausalLM",
         ),
         ({"hidden_size": "wide"}, [], "config.json: hidden_size: expected a positive integer, got 'wide'"),
         (
