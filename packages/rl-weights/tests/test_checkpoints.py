@@ -186,6 +186,8 @@ def test_problems_of_a_torch_dist_checkpoint_name_the_file(copies):
     refused(r"iter_0000012/\.metadata: no such file")
     tracker.write_text("latest")
     refused(r"latest_checkpointed_iteration\.txt: expected 'release' or an iteration, got 'latest'")
+    tracker.write_bytes(b"\xff\xfe")
+    refused(r"latest_checkpointed_iteration\.txt: expected 'release' or an iteration")
     tracker.write_text("release")
     (root / "release/metadata.json").write_text('{"sharded_backend": "zarr"}')
     refused("expected format torch_dist, got 'zarr'")
@@ -202,6 +204,12 @@ def test_metadata_that_would_run_code_is_refused(copies):
     with pytest.raises(CheckpointError, match=r"\.metadata: damaged.*refused to load (io|_io)\.open"):
         TorchDistCheckpoint(copies / "megatron")
     assert not (copies / "owned").exists()
+
+
+def test_metadata_that_names_more_bytes_than_there_can_be_is_refused(copies):
+    (copies / "megatron/release/.metadata").write_bytes(b"\x80\x05\x8d" + b"\xff" * 8 + b".")
+    with pytest.raises(CheckpointError, match=r"\.metadata: damaged.*exceeds"):
+        TorchDistCheckpoint(copies / "megatron")
 
 
 def test_a_folder_of_neither_format_is_refused(tmp_path):

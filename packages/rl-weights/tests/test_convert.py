@@ -155,6 +155,8 @@ def test_progress_ends_at_all_bytes(tmp_path):
         ({"layout": {"pipeline": 3}}, "4 layers do not divide over 3 pipeline stages"),
         ({"layout": {"pipeline": 2, "first_stage_layers": 4}}, r"4 layers do not divide over 2 .* \{0: 4\} are given"),
         ({"layout": {"pipeline": 2, "first_stage_layers": 1, "last_stage_layers": 2}}, "do not divide over 2 pipeline"),
+        ({"layout": {"pipeline": 2, "first_stage_layers": 0, "last_stage_layers": 4}}, "do not divide over 2 pipeline"),
+        ({"layout": {"first_stage_layers": 2}}, r"4 layers do not divide over 1 .* \{0: 2\} are given"),
         ({"layout": {"tensor": 4}}, "2 key/value groups do not divide over 4 ranks"),
         ({"layout": {"expert": 2}}, "0 experts do not divide over 2 expert-parallel ranks"),
         ({"layout": {"tensor": 0}}, "parallel sizes: expected at least 1, got TP 0 and PP 1"),

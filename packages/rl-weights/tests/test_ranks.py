@@ -1,5 +1,6 @@
 """Conversion by several ranks: each writes its own part, and what fails on one fails on all."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -124,6 +125,25 @@ def test_what_fails_on_one_rank_fails_on_all_and_leaves_nothing(tmp_path):
     assert all("model.layers.3.mlp.down_proj.weight: 1 values are NaN" in message for message in messages)
     assert messages[0].startswith("rank 2: ")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_what_the_disk_refuses_on_the_first_rank_is_told_to_all():
+    barrier, board = threading.Barrier(2), {}
+
+    def refuse():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/.metadata")
+
+    def be(rank):
+        try:
+            return ThreadRanks(rank, 2, barrier, board).on_first(refuse)
+        except (CheckpointError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(be, range(2))
+    assert isinstance(first, OSError)
+    assert isinstance(second, CheckpointError)
+    assert str(second) == "rank 0: [Errno 28] No space left on device: 'out/.metadata'"
 
 
 def test_a_folder_that_is_taken_is_refused_on_every_rank(tmp_path):

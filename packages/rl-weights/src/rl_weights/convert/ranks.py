@@ -33,12 +33,13 @@ class Ranks:
         """What the work gives on every rank, in the order of the ranks. Collective.
 
         Raises:
-            CheckpointError: if the work raises it, here or, naming the rank, elsewhere.
+            CheckpointError: if the work raises it here or, naming the rank, if it fails elsewhere.
+            OSError: if the work raises it here.
         """
-        failure: CheckpointError | None = None
+        failure: CheckpointError | OSError | None = None
         try:
             outcome = _OK + work()
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             failure, outcome = error, _FAILED + str(error).encode()
         outcomes = self.exchange(outcome)
         if failure is not None:
@@ -52,7 +53,8 @@ class Ranks:
         """What the work gives on rank 0, where alone it is done. Collective.
 
         Raises:
-            CheckpointError: if the work raises it.
+            CheckpointError: if the work raises it or, on the other ranks, an OSError.
+            OSError: on rank 0, if the work raises it.
         """
         return self.gather(lambda: work().encode() if self.rank == 0 else b"")[0].decode()
 
@@ -89,7 +91,8 @@ def _all_gather(parts: "list[torch.Tensor]", own: "torch.Tensor") -> None:
 def ranks_of_torchrun() -> Generator[Ranks]:
     """The ranks that torchrun's environment names; this process alone where there is none.
 
-    At the end the ranks wait for one another: torchrun kills those that still run when one has failed.
+    At the end, and after an error that all know of, the ranks wait for one another: torchrun kills those that still run
+    when one has failed. A rank with another error does not wait, so that it does.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Ranks()
@@ -99,7 +102,16 @@ def ranks_of_torchrun() -> Generator[Ranks]:
     dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield _TorchrunRanks(dist.get_rank(), dist.get_world_size())
+        _wait_for_others()
+    except CheckpointError:
+        _wait_for_others()
+        raise
     finally:
-        with suppress(RuntimeError):  # the others have died
-            dist.barrier()  # pyright: ignore[reportUnknownMemberType]
         dist.destroy_process_group()
+
+
+def _wait_for_others() -> None:
+    import torch.distributed as dist
+
+    with suppress(RuntimeError):  # they have died
+        dist.barrier()  # pyright: ignore[reportUnknownMemberType]

@@ -49,11 +49,11 @@ class ParallelLayout:
         Raises:
             CheckpointError: if they do not divide over the stages.
         """
-        given = {0: self.first_stage_layers, self.pipeline - 1: self.last_stage_layers}
-        fixed = {stage: count for stage, count in given.items() if count is not None}
+        given = ((0, self.first_stage_layers), (self.pipeline - 1, self.last_stage_layers))
+        fixed = {stage: count for stage, count in given if count is not None}
         num_others, left = self.pipeline - len(fixed), num_layers - sum(fixed.values())
         share = left // num_others if num_others else 0
-        if min([share, *fixed.values()]) < (1 if num_others else 0) or share * num_others != left:
+        if min([*fixed.values(), *[share] * num_others]) < 1 or share * num_others != left:
             uneven = f", of which {fixed} are given" if fixed else ""
             raise CheckpointError(f"{num_layers} layers do not divide over {self.pipeline} pipeline stages{uneven}")
         ends = [0]

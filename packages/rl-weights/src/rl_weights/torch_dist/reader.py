@@ -19,7 +19,9 @@ from rl_weights.rules.box import Box, numel
 from rl_weights.torch_dist.file_part import FilePart
 from rl_weights.torch_dist.names import METADATA_FILE, RELEASE, TRACKER_FILE, Place, name_of_row, num_row_dims
 
-_UNPICKLING_ERRORS = (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError,
+)  # fmt: skip
 """What unpickling damaged content ends in."""
 
 
@@ -150,7 +152,7 @@ def _checkpoint_folder(path: Path) -> Path:
     if not tracker.is_file():
         folder = path
     else:
-        text = tracker.read_text().strip()
+        text = tracker.read_text(errors="replace").strip()
         if text != RELEASE and not text.isdecimal():
             raise CheckpointError(f"{tracker}: expected {RELEASE!r} or an iteration, got {text[:40]!r}")
         folder = path / (RELEASE if text == RELEASE else f"iter_{int(text):07d}")
