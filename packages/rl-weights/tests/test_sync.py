@@ -106,6 +106,20 @@ def test_a_source_of_one_rank_is_a_source() -> None:
         Publisher(one_rank(wrong), [InMemorySink()]).publish(1)
 
 
+def test_a_rank_that_cannot_give_its_part_fails_at_once() -> None:
+    class Unheard(ShardedSource):
+        def agree(self, value: int) -> int:
+            raise AssertionError("the writer answers when it has every part")
+
+    tensors = whole_tensors()
+    layout = TrainerLayout(holders=dict.fromkeys(tensors, (0, 1)), dtype="float32")
+    source = Unheard(rules=RULES, layout=layout, parts=tensors, rank=1, group=None)
+    with pytest.raises(
+        SyncError, match=r"word_embeddings\.weight: the plan says \(6, 16\) on rank 1, it holds \(12, 16\)"
+    ):
+        Publisher(source, []).publish(1)
+
+
 def be_rank(rank: int, store: str) -> None:
     """One of four ranks: publishes at several bucket sizes, then to a sink that fails and is tried again."""
     torch.set_num_threads(1)
@@ -338,6 +352,21 @@ def test_a_publish_that_broke_off_is_followed_by_a_whole_version(tmp_path: Path)
     assert holds(sink, tensors)
 
 
+def test_a_version_that_the_disk_refuses_is_named_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    tensors = whole_tensors()
+    sink = InMemorySink()
+    publisher = Publisher(one_rank(tensors), [sink], bucket_bytes=3000, transport=DiskTransport(tmp_path, "delta"))
+    publisher.publish(1)
+    [stream] = tmp_path.iterdir()
+    (stream / "00000002.delta").write_text("in the way")
+    tensors["embedding.word_embeddings.weight"] += 1
+    with pytest.raises(SyncError, match=r"00000002\.delta: version 2 not written: .*Not a directory"):
+        publisher.publish(2)
+    assert sink.weight_version() == 1, "what could not be written takes nothing from a sink"
+    assert publisher.publish(3, verify=True).num_moved_bytes > 4 * sum(tensor.numel() for tensor in tensors.values())
+    assert holds(sink, tensors)
+
+
 def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
     tensors = whole_tensors()
     tensors["embedding.word_embeddings.weight"] = torch.randn(12, 16)
@@ -361,6 +390,7 @@ def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
         ({"transport": "disk"}, "a folder belongs to the transport disk"),
         ({"transport": "gloo", "folder": Path("x")}, "a folder belongs to the transport disk"),
         ({"mode": "delta"}, "mode delta belongs to the transport disk"),
+        ({"host": "10.0.0.1"}, "a host belongs to the transports gloo and nccl, got auto"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message) -> None:

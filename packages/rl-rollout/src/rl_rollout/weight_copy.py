@@ -150,8 +150,8 @@ class WeightCopy:
                 self._change(folder, entry)
                 self._checksums[entry.index] = entry.checksum
                 self._changed_in[entry.index] = self._num_steps
-        except (OSError, ValueError, IndexError, zstandard.ZstdError) as error:
-            raise EngineError(f"{self._who}: {folder}: {error}") from error
+        except (OSError, ValueError, LookupError, zstandard.ZstdError) as error:
+            raise EngineError(f"{self._who}: {folder}: {type(error).__name__}: {error}") from error
 
     def _take_whole(self, folder: Path, manifest: _Manifest) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

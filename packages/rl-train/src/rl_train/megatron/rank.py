@@ -189,7 +189,7 @@ class TrainerRank:
             if self._publisher is not None:
                 self._publisher.close()
             source = self._ready.tensor_source()
-            if self._host != LOOPBACK and sync.host is None:
+            if self._host != LOOPBACK and sync.host is None and sync.meets:
                 sync = replace(sync, host=self._host)
             self._publisher = Publisher(
                 source,

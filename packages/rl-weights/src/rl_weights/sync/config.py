@@ -33,6 +33,13 @@ class SyncConfig:
             raise ValueError(f"sync: a folder belongs to the transport disk, got {self.transport} and {self.folder}")
         if self.mode == "delta" and self.transport != "disk":
             raise ValueError(f"sync: mode delta belongs to the transport disk, got {self.transport}")
+        if self.host is not None and not self.meets:
+            raise ValueError(f"sync: a host belongs to the transports gloo and nccl, got {self.transport}")
+
+    @property
+    def meets(self) -> bool:
+        """Whether the writer meets the engines in process groups."""
+        return self.transport in ("gloo", "nccl")
 
     def make_transport(self) -> "Transport":
         """A transport for one publisher."""

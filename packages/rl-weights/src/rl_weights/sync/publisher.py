@@ -135,7 +135,8 @@ class Publisher:
         try:
             attempt = self._attempt(version, range(len(self._sinks)), verify)
         except Exception:
-            self._agree(False)
+            if self._source.is_writer:  # which the others ask once they have given their parts; who failed has not
+                self._agree(False)
             raise
         if self._agree(any(not one.is_stuck for one in attempt.failed)):
             attempt = self._try_again(attempt)

@@ -27,21 +27,23 @@ class DirectTransport:
         self.name = "auto" if allow_gpu and allow_host else "cuda_ipc" if allow_gpu else "host"
         self._allow_gpu = allow_gpu
         self._allow_host = allow_host
-        self._device: torch.device | None = None
+        self._device_for: dict[frozenset[int], torch.device] = {}
+        """By the sinks' identities; a version that is tried again goes to some of them."""
         self._moved_bytes = 0
 
     def bucket_device(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> torch.device:
-        """See `Transport`. The answer stands unless a sink failed to say where it is."""
+        """See `Transport`. The answer for these sinks stands unless one failed to say where it is."""
         if not self._allow_gpu:
             return torch.device("cpu")
-        if self._device is not None:
-            return self._device
+        sinks = frozenset(id(worker.sink) for worker in workers)
+        if sinks in self._device_for:
+            return self._device_for[sinks]
         device = choose_device(weights_on, _uuids(workers) if weights_on.type == "cuda" else {})
         is_known = all(worker.failure is None for worker in workers)
         if not self._allow_host and device.type != "cuda" and is_known:
             raise SyncError(f"cuda_ipc: weights are on {weights_on}, and not every sink reads that GPU's memory")
         if is_known:
-            self._device = device
+            self._device_for[sinks] = device
         return device
 
     def begin(self, version: int, plan: SyncPlan, workers: Sequence[SinkWorker]) -> None:

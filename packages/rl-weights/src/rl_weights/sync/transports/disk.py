@@ -1,9 +1,9 @@
 """`disk`: each version is a folder that all sinks can read; whole, or what changed since the version before."""
 
-import logging
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,8 +33,6 @@ from rl_weights.sync.version_folder import (
     digest_of,
     folder_name,
 )
-
-logger = logging.getLogger(__name__)
 
 type Mode = Literal["full", "delta"]
 
@@ -69,7 +67,7 @@ class DiskTransport:
         self._is_doubted = False
         """Whether a sink could not load the chain's last version, so that the next one stands by itself."""
         self._writing: _Writing | None = None
-        """Still there at the next `begin` if the source failed: what is held is then half of one version."""
+        """Still there at the next `begin` if the source or the disk failed: what is held is then no version's."""
         self._clock = PhaseSeconds()
         self._moved_bytes = 0
 
@@ -88,12 +86,14 @@ class DiskTransport:
             self._held, self._checksums = [], []
         self._num_written += 1
         base = self._chain[-1] if kind == "delta" else None
-        self._writing = _Writing(self._folder / folder_name(self._num_written, kind), kind, version, base)
+        folder = self._folder / folder_name(self._num_written, kind)
+        with _named(folder, version):
+            self._writing = _Writing(folder, kind, version, base)
 
     def send(self, filled: FilledBucket, workers: Sequence[SinkWorker]) -> list[SinkCall]:
         """See `Transport`. The bucket is on the disk when this returns."""
         assert self._writing is not None, "begin comes first"
-        with self._clock.phase("write"):
+        with self._clock.phase("write"), _named(self._writing.folder, self._writing.version):
             content = filled.buffer.numpy()
             if self._writing.kind == "full":
                 self._writing.write_whole(filled, content)
@@ -108,13 +108,14 @@ class DiskTransport:
 
     def commit(self, version: int, num_tensors: int, workers: Sequence[SinkWorker]) -> list[SinkCall]:
         """See `Transport`."""
-        writing, self._writing = self._writing, None
+        writing = self._writing
         assert writing is not None, "begin comes first"
-        with self._clock.phase("write"):
+        with self._clock.phase("write"), _named(writing.folder, version):
             self._moved_bytes = writing.finish(
                 self._stream, num_tensors, self._checksums, deltas_follow=self._mode == "delta"
             )
             self._chain = [writing.folder.name] if writing.kind == "full" else [*self._chain, writing.folder.name]
+            self._writing = None
             self._remove_others()
         submit_begin(version, workers)
         for worker in workers:
@@ -135,6 +136,7 @@ class DiskTransport:
 
     def close(self) -> None:
         """Removes this stream's folder."""
+        self._held, self._checksums, self._chain = [], [], []
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _load_version(self, sink: WeightSink, folder: str) -> None:
@@ -159,7 +161,8 @@ class _Writing:
     def __init__(self, folder: Path, kind: Mode, version: int, base: str | None) -> None:
         self.folder = folder
         self.kind: Mode = kind
-        self._version, self._base = version, base
+        self.version = version
+        self._base = base
         self._beside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True, mode=0o700)
@@ -191,7 +194,7 @@ class _Writing:
             schema=SCHEMA,
             stream=stream,
             kind=self.kind,
-            version=self._version,
+            version=self.version,
             base=self._base,
             deltas_follow=deltas_follow,
             num_tensors=num_tensors,
@@ -209,6 +212,15 @@ class _Writing:
         (self._beside / bucket_file(filled.index, self.kind)).write_bytes(content)
         self._num_bytes += len(content)
         self._entries.append(BucketEntry(filled.index, filled.bucket.num_bytes, filled.checksum, tensors))
+
+
+@contextmanager
+def _named(folder: Path, version: int) -> Generator[None]:
+    """Names the folder where the disk refuses something."""
+    try:
+        yield
+    except OSError as error:
+        raise SyncError(f"{folder}: version {version} not written: {error}") from error
 
 
 def _parts(specs: Sequence[TensorSpec]) -> Iterator[tuple[slice, TensorSpec]]:

@@ -53,6 +53,8 @@ class GroupTransport:
         self._host = host
         self._groups: dict[int, _Group] = {}
         """By the sink's identity; those of sinks that failed are dropped, and joined anew."""
+        self._meeting_places: list[contextlib.ExitStack] = []
+        """Those that groups still need."""
         self._moved_bytes = 0
 
     def bucket_device(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> torch.device:
@@ -94,6 +96,9 @@ class GroupTransport:
     def close(self) -> None:
         """See `Transport`."""
         self._groups.clear()
+        for place in self._meeting_places:
+            place.close()
+        self._meeting_places.clear()
 
     def _join(self, worker: SinkWorker) -> None:
         sink = _as_group_sink(worker.sink)
@@ -103,12 +108,15 @@ class GroupTransport:
         def make() -> None:
             self._groups[id(worker.sink)] = _make_group(self._backend, store, size, timeout, self._host)
 
-        with _meeting_place(self._host, size, timeout) as (store, address):
+        with contextlib.ExitStack() as stack:
+            store, address = stack.enter_context(_meeting_place(self._host, size, timeout))
             _beside(
                 partial(sink.join_group, address, self._backend, worker.deadline_s),
                 make,
                 worker.deadline_s,
             )
+            if self._backend == "nccl":  # whose ranks exchange their addresses through the store at the first broadcast
+                self._meeting_places.append(stack.pop_all())
 
     def _broadcast(self, worker: SinkWorker, filled: FilledBucket) -> None:
         sink, group = _as_group_sink(worker.sink), self._groups[id(worker.sink)]
@@ -119,7 +127,7 @@ class GroupTransport:
                 work.wait()
         except Exception:
             # The sink may not have received: what is under way would meet the next bucket.
-            del self._groups[id(worker.sink)]
+            self._groups.pop(id(worker.sink), None)
             with contextlib.suppress(RuntimeError):
                 group.abort()
             raise

@@ -28,7 +28,7 @@ class FilledBucket:
 class Transport(Protocol):
     """Hands the buckets of one version after the other to sinks. Its calls to a sink go through the sink's worker.
 
-    Calls come in this order: `bucket_device`, `begin`, `send` for each bucket, `commit`. A version may end early, where
+    Calls come in this order: `begin`, `bucket_device`, `send` for each bucket, `commit`. A version may end early, where
     the source fails; then `begin` comes again.
     """
 
