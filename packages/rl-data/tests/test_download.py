@@ -33,6 +33,16 @@ PROMPTS = "".join(
     json.dumps({"prompt": [{"role": "user", "content": f"{number}+1?"}], "label": str(number + 1)}) + "\n"
     for number in range(30)
 ).encode()
+OPENHERMES = json.dumps(
+    [
+        {
+            "conversations": [{"from": "human", "value": f"{number}+1?"}, {"from": "gpt", "value": f"{number + 1}\n"}],
+            "source": "made up",
+        }
+        for number in range(3)
+    ],
+    indent=2,
+).encode()
 WEIGHTS = os.urandom(50_000)
 REPOS = {
     "datasets/zhuzilin/aime-2024": {
@@ -48,6 +58,7 @@ REPOS = {
         "model-2.safetensors": WEIGHTS[::-1],
         "pytorch_model.bin": b"the same weights again",
     },
+    "datasets/teknium/OpenHermes-2.5": {"README.md": b"# OpenHermes\n", "openhermes2_5.json": OPENHERMES},
     "datasets/some/pictures": {"pictures.csv": b"name\n"},
     "datasets/some/half": {"rows.jsonl": b'{"question": "?"}\n'},
 }
@@ -81,6 +92,7 @@ for bad in sys.argv[1:]:
         print(str(error).partition("\\n")[0])
 """
     bad = ("hub:some/nothing", "hub:some/questions?split=dev", "hub:some/questions?part=1", "hub:some/broken")
+    bad += ("hub:some/questions?split=train[:5]",)
     files = {"train.jsonl": PROMPTS, "test.jsonl": PROMPTS.splitlines(keepends=True)[0]}
     repos = {"datasets/some/questions": files, "datasets/some/broken": {"train.jsonl": b'{"prompt": "cut'}}
     with hub_server.serving(repos) as server:
@@ -96,6 +108,7 @@ for bad in sys.argv[1:]:
     assert "Unknown split" in messages[1]
     assert messages[2] == "hub:some/questions?part=1: expected options of config, split, revision, found part"
     assert "JSON parse error" in messages[3]
+    assert messages[4].endswith("expected a whole split, got 5 of 30 rows; use @[START:STOP]")
     assert num_requests > 0
     offline = {**environment, "HF_HUB_OFFLINE": "1"}  # the server is gone
     again = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
@@ -124,6 +137,17 @@ def test_a_data_set_is_fetched_and_checked(
     assert (to / "aime-2024.jsonl").read_bytes() == PROMPTS
     assert sorted(path.name for path in to.iterdir() if path.is_file()) == ["README.md", "aime-2024.jsonl"]
     assert len(open_rows(str(to))) == 30
+
+
+def test_openhermes_is_a_list_in_json_and_goes_from_the_hub_into_parquet(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert fetch(hub, "openhermes-2.5", tmp_path / "raw") == 0
+    assert "3 rows with keys conversations, source" in capsys.readouterr().out
+    assert main(["prepare", "openhermes", str(tmp_path / "raw"), "--to", str(tmp_path / "prepared.parquet")]) == 0
+    rows = open_rows(str(tmp_path / "prepared.parquet"))
+    messages = [{"role": "user", "content": "2+1?"}, {"role": "assistant", "content": "3\n"}]
+    assert (len(rows), rows.row(2)) == (3, {"messages": messages, "source": "made up"})
 
 
 def test_a_model_is_fetched_without_copies_of_its_weights(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -71,6 +71,36 @@ def test_an_epoch_ends_as_it_began_and_the_next_has_the_rows_that_were_added(tmp
     assert sorted(drawn(grown, 13)) == [(1 if num_read else 0, row) for row in range(13)]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_slice_resumes_where_its_file_cannot_tell_its_rows_from_those_that_follow(tmp_path: Path, ending: str):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    feather = pytest.importorskip("pyarrow.feather")
+
+    def write(first: int) -> None:
+        table = pyarrow.table({"number": [first, *range(1, 25)]})
+        if ending == "parquet":
+            parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=10)
+        else:
+            feather.write_feather(table, str(tmp_path / "rows.arrow"), compression="uncompressed", chunksize=10)
+
+    def cursor(part: str) -> RowCursor:
+        return cursor_over(open_rows(f"{tmp_path}/rows.{ending}@[{part}]"))
+
+    write(0)
+    one = cursor("3:15")
+    drawn(one, 5)
+    state = json.loads(json.dumps(one.state_dict()))
+    resumed, longer = cursor("3:15"), cursor("3:17")
+    for other in (resumed, longer):
+        other.load_state_dict(state)
+    assert drawn(one, 7) == drawn(resumed, 7) == drawn(longer, 7)
+    write(100)
+    for other in (cursor("3:15"), cursor("4:16")):
+        with pytest.raises(DataError, match="reading other rows"):
+            other.load_state_dict(state)
+
+
 def test_a_swapped_or_shrunk_file_is_refused_also_under_its_old_name(tmp_path: Path):
     cursor = cursor_over(rows_of(tmp_path / "rows.jsonl", 10))
     drawn(cursor, 3)

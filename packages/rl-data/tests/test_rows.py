@@ -43,6 +43,7 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, object]]], object]] = {
     "rows.jsonl": lambda path, rows: path.write_bytes(lines_of(rows)),
     "rows.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(lines_of(rows))),
     "rows.jsonl.zst": write_zst,
+    "rows.json": lambda path, rows: path.write_text(json.dumps(rows, indent=1)),
     "rows.parquet": write_parquet,
     "rows.arrow": write_arrow,
     "stream.arrow": lambda path, rows: write_arrow(path, rows, is_stream=True),
@@ -72,6 +73,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str):
     [
         ("rows.jsonl", ":12"),
         ("rows.jsonl.gz", ":12"),
+        ("rows.json", ": row 11"),
         ("rows.parquet", ": row 11 (row group 1)"),
         ("rows.arrow", ": row 11 (record batch 1)"),
     ],
@@ -89,6 +91,35 @@ def test_rows_are_read_by_position_whatever_the_line_ends(tmp_path: Path):
     assert [file.row(index) for index in (2, 0, 1)] == [{"a": 3}, {"a": 1}, {"a": "\u00e9"}]
     assert values(file) == [{"a": 1}, {"a": "\u00e9"}, {"a": 3}]
     assert [file.where(index) for index in range(3)] == [f"{path}:1", f"{path}:4", f"{path}:6"]
+
+
+def test_a_line_of_zeros_is_a_bad_row_and_moves_no_other(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 0}\n\0\0\n{"a": 2}\n\0')
+    file = JsonlFile(path)
+    assert (len(file), file.row(2)) == (4, {"a": 2})
+    told: list[tuple[int, str]] = []
+    assert list(file.rows(lambda index, error: told.append((index, str(error))))) == [(0, {"a": 0}), (2, {"a": 2})]
+    assert [(index, error.partition(": ")[0]) for index, error in told] == [(1, f"{path}:2"), (3, f"{path}:4")]
+
+
+def test_nesting_without_end_is_a_bad_row(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
+    with pytest.raises(DataError, match=r"rows.jsonl:1: not valid JSON"):
+        JsonlFile(tmp_path / "rows.jsonl").row(0)
+
+
+def test_a_json_file_holds_a_list_or_lines(tmp_path: Path):
+    path = tmp_path / "rows.json"
+    path.write_text('  [{"a": "x\\ny"},\n {"a": [1,\n2]}, 5]')
+    rows = open_rows(str(path))
+    assert [rows.row(index) for index in range(2)] == [{"a": "x\ny"}, {"a": [1, 2]}]
+    with pytest.raises(DataError, match=r"rows.json: row 2: expected a JSON object, found int"):
+        rows.row(2)
+    (tmp_path / "rows.parquet.json").write_text('{"about": "the rows"}\n')
+    assert values(open_rows(str(tmp_path / "rows.parquet.json"))) == [{"about": "the rows"}]
+    (tmp_path / "lines.jsonl").write_text('{"a": 1}\n')
+    assert values(open_rows(str(tmp_path))) == [{"a": 1}]  # beside other data a .json file is none
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
@@ -182,7 +213,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_name(tmp_path: Path):
     assert open_rows(str(tmp_path / "a.jsonl.gz")).fingerprint == first
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
 def test_rows_keep_their_fingerprint_when_others_follow(tmp_path: Path, name: str):
     WRITERS[name](tmp_path / name, ROWS[:20])
     before = open_rows(str(tmp_path / name)).fingerprint

@@ -44,11 +44,11 @@ def check_data_set(folder: Path, repo: HubRepo) -> str:
     """
     try:
         rows = open_rows(str(folder))
+        first = rows.row(0)
     except DataError as error:
         if repo.keys:
             raise
         return f"not a data set that this package reads: {error}"
-    first = rows.row(0)
     if missing := [key for key in repo.keys if key not in first]:
         raise DataError(f"{rows.where(0)}: expected keys {missing}, found keys {sorted(first)}")
     return f"{len(rows):,} rows with keys {', '.join(first)}"

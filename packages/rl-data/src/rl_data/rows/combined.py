@@ -46,9 +46,15 @@ class RowSlice(RowFile):
         return self._rows.where(self._range[index])
 
     def fingerprint_of(self, num_rows: int) -> str | None:
-        """That of the whole data set up to the row, with the slice's start."""
-        whole = self._rows.fingerprint_of(self._range.start + num_rows)
-        return whole if whole is None or self._range.start == 0 else f"{whole}@[{self._range.start}:]"
+        """That of the whole data set up to the row, with the slice's start.
+
+        Where the format cannot tell those rows from the ones that follow: that of all of its rows, with both ends.
+        """
+        start, stop = self._range.start, self._range.start + num_rows
+        so_far = self._rows.fingerprint_of(stop)
+        if so_far is None:
+            return f"{self._rows.fingerprint}@[{start}:{stop}]"
+        return so_far if start == 0 else f"{so_far}@[{start}:]"
 
 
 class RowChain(RowFile):

@@ -40,4 +40,7 @@ def open_hub(source: str) -> RowFile:
     files = [Path(file["filename"]) for file in data_set.cache_files]
     if not files:
         raise DataError(f"{source}: expected Arrow files of `datasets`, found none: an empty split?")
-    return RowChain([ArrowFile(file) for file in files]) if len(files) > 1 else ArrowFile(files[0])
+    rows: RowFile = RowChain([ArrowFile(file) for file in files]) if len(files) > 1 else ArrowFile(files[0])
+    if len(rows) != len(data_set):  # `datasets` gives a part of a split as whole files and a range
+        raise DataError(f"{source}: expected a whole split, got {len(data_set)} of {len(rows)} rows; use @[START:STOP]")
+    return rows

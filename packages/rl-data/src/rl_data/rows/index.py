@@ -16,7 +16,9 @@ from rl_data.rows.cache import KeptFile, kept_file
 _BLOCK_BYTES = 1 << 22
 _DIGEST_BYTES = 16
 _SPAN_BYTES = 16
-_NEWLINE, _LAST_BLANK = ord("\n"), ord(" ")
+_NEWLINE, _FIRST_BLANK, _LAST_BLANK = ord("\n"), ord("\t"), ord(" ")
+BLANKS = bytes(range(_FIRST_BLANK, _LAST_BLANK + 1))
+"""A line of these alone is no row. One of zeros, as a machine leaves that went down while it wrote, is a bad row."""
 
 type Read = Callable[[int, int], bytes]
 """Bytes [start, stop) of the file; fewer only at its end."""
@@ -97,7 +99,8 @@ class _Lines:
         ends_L = np.flatnonzero(block == _NEWLINE)
         firsts = np.concatenate([np.zeros(1, dtype=np.int64), ends_L + 1])
         has_rest = bool(firsts[-1] < len(block))
-        has_text = np.logical_or.reduceat(block > _LAST_BLANK, firsts if has_rest else firsts[:-1])
+        is_text = (block > _LAST_BLANK) | (block < _FIRST_BLANK)
+        has_text = np.logical_or.reduceat(is_text, firsts if has_rest else firsts[:-1])
         has_text[0] |= self._has_text
         starts_L = firsts[:-1] + self._offset
         if len(ends_L):

@@ -11,7 +11,7 @@ from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.rows.cache import HEADER_BYTES
 from rl_data.rows.compressed import ENDINGS, unpacked
-from rl_data.rows.index import FileIndex
+from rl_data.rows.index import BLANKS, FileIndex
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 _READ_BYTES = 1 << 22
@@ -50,7 +50,7 @@ class JsonlFile(RowFile):
         """Every row in the order of the file."""
         index = 0
         for line in self._lines():
-            if not line or line.isspace():
+            if not line.strip(BLANKS):
                 continue
             try:
                 row = self._decode(line, index)
@@ -98,7 +98,7 @@ class JsonlFile(RowFile):
     def _decode(self, line: bytes, index: int) -> Row:
         try:
             row: JsonValue = msgspec.json.decode(line.removeprefix(_BYTE_ORDER_MARK) if index == 0 else line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
             raise DataError(f"{self.where(index)}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{self.where(index)}: expected a JSON object, found {type(row).__name__}")

@@ -8,12 +8,13 @@ from rl_data.errors import DataError
 from rl_data.rows.combined import RowChain, RowSlice
 from rl_data.rows.compressed import ENDINGS as COMPRESSED
 from rl_data.rows.hub import PREFIX, open_hub
+from rl_data.rows.json_list import JsonListFile, holds_list
 from rl_data.rows.jsonl import JsonlFile
 from rl_data.rows.row_file import RowFile
 
 _SLICE = re.compile(r"^(?P<source>.+)@\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
 _JSON_LINES = (".jsonl", ".ndjson")
-_EXPECTED = "expected .jsonl or .ndjson, also with .gz or .zst, or .parquet or .arrow"
+_EXPECTED = "expected .jsonl or .ndjson, also with .gz or .zst, .json, or .parquet or .arrow"
 
 
 def open_rows(source: str) -> RowFile:
@@ -65,6 +66,9 @@ def _files_of_folder(folder: Path) -> list[Path]:
     if not found:
         raise DataError(f"{folder}: {_EXPECTED} in this folder, found {_some_names(folder)}")
     formats = sorted({_format_of(path) for path in found})
+    if ".json" in formats and len(formats) > 1:  # beside data of another format such files say something about it
+        formats.remove(".json")
+        found = [path for path in found if _format_of(path) != ".json"]
     if len(formats) > 1:
         example = f"{folder}/**/*{formats[0]}"
         raise DataError(
@@ -81,7 +85,7 @@ def _some_names(folder: Path) -> str:
 def _format_of(path: Path) -> str:
     """The ending that tells the format, that of compression included; "" if it is none."""
     inner = path.with_suffix("").suffix if path.suffix in COMPRESSED else ""
-    if path.suffix in (*_JSON_LINES, ".parquet", ".arrow"):
+    if path.suffix in (*_JSON_LINES, ".json", ".parquet", ".arrow"):
         return path.suffix
     return inner + path.suffix if inner in (*_JSON_LINES, ".json") else ""
 
@@ -98,6 +102,8 @@ def _open_file(path: Path) -> RowFile:
         from rl_data.rows.arrow import ArrowFile
 
         return ArrowFile(path)
+    if ending == ".json" and holds_list(path):
+        return JsonListFile(path)
     if ending.startswith((*_JSON_LINES, ".json")):
         return JsonlFile(path)
     raise DataError(f"{path}: {_EXPECTED}")
