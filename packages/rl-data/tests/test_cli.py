@@ -108,6 +108,8 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
         (["render", path, "--tokenizer", model], f"{path}:1: expected one of the keys messages,"),
         (["render", path, "--tokenizer", str(tmp_path / "no")], "expected a folder with a tokenizer"),
         (["grade", path, "--rm-type", "dapo"], f"{path}:1: rm-type dapo: expected a label to compare"),
+        (["grade", path, "--rm-type", "custom"], "--rm-type custom: --custom-rm-path is missing"),
+        (["grade", path, "--rm-num-workers", "0"], "--rm-num-workers 0: expected at least 1"),
     ):
         assert main(command) == 2
         error = capsys.readouterr().err

@@ -1,3 +1,4 @@
+import time
 from fractions import Fraction
 
 import pytest
@@ -177,6 +178,22 @@ def test_mathematics_is_left_to_a_worker():
 )
 def test_the_letter_that_is_stated_last_is_the_choice(response: str, label: str, value: float):
     assert grade_multiple_choice(response, label).value == value
+
+
+@pytest.mark.parametrize(
+    ("rm_type", "response", "label"),
+    [
+        ("multiple_choice", "The answer is" + " *" * 500_000, "B"),
+        ("multiple_choice", "answer:" + " :" * 500_000 + "option", "B"),
+        ("gsm8k", "#### " + "\\text{" * 100_000 + "5" + "}" * 100_000, "5"),
+    ],
+)
+def test_what_a_model_repeats_without_end_takes_no_time(rm_type: str, response: str, label: str):
+    started = time.monotonic()
+    grade = ANSWER_FUNCTIONS[rm_type](response, label)
+    assert isinstance(grade, Grade)
+    assert grade.value == 0.0
+    assert time.monotonic() - started < 5.0  # linear: milliseconds; quadratic: an hour
 
 
 def test_a_choice_needs_a_letter_as_label():

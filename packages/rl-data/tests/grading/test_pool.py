@@ -86,6 +86,7 @@ def test_one_pool_serves_threads_and_event_loops_at_once(pool: GraderPool):
 
 def test_a_row_may_name_its_own_grader(pool: GraderPool):
     assert pool.grade_now("Answer: 5", "4", {"rm_type": "dapo"}).value == -1.0
+    assert pool.grade_now("Answer: 5", "4", {"rm_type": None}).value == 0.0  # as in parquet, where others name one
     with pytest.raises(DataError, match=r"rm_type: expected one of .*, got 'none'"):
         pool.grade_now("Answer: 5", "4", {"rm_type": "none"})
     with pytest.raises(DataError, match="metadata: expected rm_type as text, got 3"):

@@ -62,7 +62,10 @@ def add_rendering(parser: argparse.ArgumentParser) -> None:
 
 
 def _json_object(text: str) -> dict[str, JsonValue]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}, got {text}") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, got {text}")
     return cast("dict[str, JsonValue]", value)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import itertools
+import re
 import sys
 from collections import Counter
 
@@ -18,6 +19,7 @@ from rl_data.messages import describe
 from rl_data.rows.row_file import Row
 
 _ROWS_AT_ONCE = 1024
+_FIELD = re.compile(r"\b(?:rm_type|rm_num_workers|rm_timeout_s|custom_rm_path|rm_url)\b")
 
 type _Item = tuple[str, str | None, dict[str, JsonValue]]
 
@@ -31,24 +33,17 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--response-key", help="key of the response; default: response, or else response_text")
     parser.add_argument("--label-key", default="label", help="key of the reference answer (default: label)")
     parser.add_argument("--metadata-key", default="metadata", help="key of an object for graders (default: metadata)")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that compare mathematics (default: 2)")
-    parser.add_argument("--timeout-s", type=float, default=10.0, help="time of one comparison (default: 10)")
+    parser.add_argument("--rm-num-workers", type=int, default=2, help="processes that compare mathematics (default: 2)")
+    parser.add_argument("--rm-timeout-s", type=float, default=10.0, help="time of one comparison (default: 10)")
     add_bad_rows(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes a grade for each row to standard output, and counts of outcomes to standard error."""
     rows = open_source(arguments)
-    config = GraderConfig(
-        rm_type=arguments.rm_type,
-        rm_num_workers=arguments.num_workers,
-        rm_timeout_s=arguments.timeout_s,
-        custom_rm_path=arguments.custom_rm_path,
-        rm_url=arguments.rm_url,
-    )
     outcomes: Counter[str] = Counter()
     total = 0.0
-    with GraderPool(config) as pool:
+    with _pool(arguments) as pool:
         rows_to_grade = GoodRows(
             rows, lambda row: _item(row, arguments, pool), max_bad_rows=max_bad_rows(arguments, len(rows))
         )
@@ -64,6 +59,26 @@ def run(arguments: argparse.Namespace) -> None:
         counts.append(f"{rows_to_grade.num_bad} bad rows skipped")
     mean = f"mean {total / outcomes['graded']:.4f}" if outcomes["graded"] else "no grade"
     sys.stderr.write(", ".join([*counts, mean]) + "\n")
+
+
+def _pool(arguments: argparse.Namespace) -> GraderPool:
+    """The graders that the flags ask for.
+
+    Raises:
+        DataError: naming flags.
+    """
+    try:
+        return GraderPool(
+            GraderConfig(
+                rm_type=arguments.rm_type,
+                rm_num_workers=arguments.rm_num_workers,
+                rm_timeout_s=arguments.rm_timeout_s,
+                custom_rm_path=arguments.custom_rm_path,
+                rm_url=arguments.rm_url,
+            )
+        )
+    except DataError as error:  # it names fields
+        raise DataError(_FIELD.sub(lambda match: "--" + match[0].replace("_", "-"), str(error))) from error
 
 
 def _item(row: Row, arguments: argparse.Namespace, pool: GraderPool) -> _Item:

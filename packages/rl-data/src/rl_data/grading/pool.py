@@ -131,9 +131,9 @@ class GraderPool:
 
     def _chosen(self, submission: Submission) -> Grader:
         """The grader that the row names, or else the pool's own."""
-        if "rm_type" not in submission.metadata:
+        rm_type = submission.metadata.get("rm_type")
+        if rm_type is None:  # parquet has a null there in rows that name none
             return self._default
-        rm_type = submission.metadata["rm_type"]
         if not isinstance(rm_type, str):
             raise DataError(f"metadata: expected rm_type as text, got {rm_type!r}")
         return self._grader_of(rm_type)

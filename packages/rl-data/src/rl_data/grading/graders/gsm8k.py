@@ -1,7 +1,7 @@
 """The grader of GSM8K."""
 
 from rl_data.errors import DataError
-from rl_data.grading.answers import as_number, last_answer_line, normalise
+from rl_data.grading.answers import MAX_ANSWER_CHARS, as_number, last_answer_line, normalise
 from rl_data.grading.grade import Grade
 from rl_data.grading.graders.by_answer import verdict
 
@@ -15,4 +15,5 @@ def grade_gsm8k(response: str, label: str) -> Grade:
     answer = response.rsplit("####", 1)[1].split("\n", 1)[0] if "####" in response else (found[1] if found else None)
     if answer is None:
         return Grade(value=0.0, reason='neither "####" nor "Answer:" found')
-    return verdict(answer, label, as_number(normalise(answer)) == expected)
+    is_right = len(answer) <= MAX_ANSWER_CHARS and as_number(normalise(answer)) == expected
+    return verdict(answer, label, is_right)

@@ -10,9 +10,10 @@ from rl_data.grading.graders.by_answer import verdict
 _LETTER = r"(?:\\(?:text|mathrm|mathbf|textbf)\{)?[(\[]?([A-Z])(?![A-Za-z0-9'])"
 _BOXED = re.compile(rf"[\s$*]*{_LETTER}")
 _ALONE = re.compile(rf"[\s$*]*{_LETTER}(?=\s*(?:$|[)\].:,*\n]))")
-# Commas and blanks may stand between the words and the letter, but no other word: "the answer is not B".
+# Colons and blanks may stand between the words and the letter, but no other word: "the answer is not B". The runs of
+# them give nothing back (*+): a response that ends in a million blanks would take hours otherwise.
 _STATED = re.compile(
-    r"\b(?i:answer|option|choice)(?i:[ \t*]*(?:is|:|=)[ \t*:$]*(?:option|choice|letter)?)[ \t*$]*" + _LETTER
+    r"\b(?i:answer|option|choice)(?i:[ \t*]*+(?:is|:|=)[ \t*:$]*+(?:option|choice|letter)?)[ \t*$]*+" + _LETTER
 )
 _LABEL = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]?\s*")
 

@@ -113,8 +113,8 @@ async def _post(client: "httpx.AsyncClient", url: str, body: bytes) -> Grade | _
                 content += piece
                 if len(content) > _MAX_ANSWER_BYTES:
                     return _Problem(f"answered more than {_MAX_ANSWER_BYTES} bytes", is_final=True)
-    except httpx.HTTPError as error:
-        return _Problem(f"{type(error).__name__}: {error}", is_final=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return _Problem(f"{type(error).__name__}: {error}", is_final=isinstance(error, httpx.InvalidURL))
     if answer.status_code != 200:
         is_final = answer.status_code < 500 and answer.status_code not in (408, 429)
         return _Problem(f"answered {answer.status_code} {_shown(content)}", is_final)

@@ -130,9 +130,11 @@ class WorkerProcess:
         if process is None or process.stdout is None:
             return b""
         descriptor = process.stdout.fileno()
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
-            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
