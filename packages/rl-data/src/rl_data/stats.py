@@ -40,7 +40,7 @@ class DataStats:
 
 
 def data_stats(rows: RowFile, *, max_bad_rows: float = 0.0) -> DataStats:
-    """Reads every row once; 24 bytes a row are held, for duplicates and lengths.
+    """Reads every row once; about 150 bytes a row are held, for duplicates and lengths.
 
     Args:
         max_bad_rows: how many rows that are no JSON objects are let pass.

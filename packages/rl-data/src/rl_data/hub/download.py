@@ -52,11 +52,11 @@ def download(
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{to}: cannot be made: {error.strerror}") from error
-    missing = sum(file.size for file in found.files if not (to / file.path).is_file())
+    fetcher = Fetcher(repo.name, repo.kind, found.commit, to, endpoint=endpoint)
+    missing = sum(fetcher.num_missing_bytes(file) for file in found.files)
     free = shutil.disk_usage(to).free
     if missing > free:
         raise DataError(f"{to}: {repo.name} needs {missing / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
-    fetcher = Fetcher(repo.name, repo.kind, found.commit, to, endpoint=endpoint)
     num_fetched = sum([fetcher.fetch(file) for file in found.files])
     return Download(
         repo=repo,

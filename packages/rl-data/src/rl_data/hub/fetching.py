@@ -31,6 +31,13 @@ class Fetcher:
         self._folder = folder
         self._endpoint = endpoint
 
+    def num_missing_bytes(self, file: HubFile) -> int:
+        """What is still to come of a file that is not there; whether what is there is right is not looked at."""
+        if (self._folder / file.path).is_file():
+            return 0
+        part = self._part(file)
+        return max(0, file.size - (part.stat().st_size if part.is_file() else 0))
+
     def fetch(self, file: HubFile) -> bool:
         """Makes FOLDER/PATH the file; False if it was there already. Shows a progress bar.
 
@@ -40,7 +47,7 @@ class Fetcher:
         to = self._folder / file.path
         if is_whole(to, file):
             return False
-        part = self._folder / ".rl-data" / "download" / f"{file.digest}.part"
+        part = self._part(file)
         with hub_errors(f"{self._name}: {file.path}"):
             part.parent.mkdir(parents=True, exist_ok=True)
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +60,9 @@ class Fetcher:
                 )
             os.replace(part, to)
         return True
+
+    def _part(self, file: HubFile) -> Path:
+        return self._folder / ".rl-data" / "download" / f"{file.digest}.part"
 
     def _get(self, file: HubFile, part: Path) -> None:
         import huggingface_hub as untyped

@@ -10,6 +10,8 @@ from rl_data.hub.errors import hub_errors
 
 _OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".gguf", ".onnx", ".h5", ".msgpack", ".ot")
 """Copies of the weights in other formats, which are not wanted where there are safetensors."""
+_TIMEOUT_S = 60.0
+"""huggingface_hub waits without end by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def list_files(name: str, kind: RepoType, *, revision: str | None, endpoint: str
 
     api = cast(Any, HfApi)(endpoint=endpoint)
     with hub_errors(name):
-        found = api.repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
+        found = api.repo_info(name, repo_type=kind, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
     files = [_described(name, sibling) for sibling in found.siblings or ()]
     has_safetensors = any(file.path.endswith(".safetensors") for file in files)
     wanted = tuple(
