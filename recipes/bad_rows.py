@@ -11,10 +11,10 @@ _NUM_SHOWN = 5
 
 def tell_bad_rows(notes: Sequence[RowNote], folder: RunFolder, console: StepConsole, *, is_resumed: bool) -> None:
     """Says how many rows are bad, shows the first, and lists all as those of step 0."""
+    if not is_resumed:  # else they are listed already
+        folder.list_rows_anew(notes)
     if not notes:
         return
-    if not is_resumed:  # else they are listed already
-        folder.log_rows(notes, step=0)
     console.say(f"{len(notes)} bad rows are skipped; {folder.path / ROWS_FILE} lists them")
     for note in notes[:_NUM_SHOWN]:
         console.say(f"  {note.message}")

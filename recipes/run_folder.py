@@ -26,7 +26,8 @@ ROWS_FILE = "left_out_rows.jsonl"
 SUMMARY_FILE = "summary.json"
 
 # What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, the
-# way by which weights get to the engines, which are the same bits by every way, and what becomes of bad rows.
+# way by which weights get to the engines, which are the same bits by every way, what becomes of bad rows, and how many
+# processes and requests read and grade at a time.
 _FREE_ON_RESUME = (
     "num-rollout",
     "num-epoch",
@@ -38,6 +39,9 @@ _FREE_ON_RESUME = (
     "num-data-workers",
     "on-bad-row",
     "max-bad-row-share",
+    "rm-num-workers",
+    "rm-max-concurrency",
+    "rm-max-retries",
 )
 _FREE_SUFFIXES = ("-timeout-s",)
 
@@ -72,7 +76,8 @@ def _is_unused(path: Path) -> bool:
     if not path.exists():
         return True
     return all(
-        entry.name == CONFIG_FILE or (entry.is_dir() and entry.name == "checkpoints" and not any(entry.iterdir()))
+        entry.name in (CONFIG_FILE, ROWS_FILE)
+        or (entry.is_dir() and entry.name == "checkpoints" and not any(entry.iterdir()))
         for entry in path.iterdir()
     )
 
@@ -126,6 +131,11 @@ class RunFolder:
         append_samples(
             self._samples, (replace(sample, metadata={**sample.metadata, "step": step}) for sample in samples)
         )
+
+    def list_rows_anew(self, notes: Sequence[RowNote]) -> None:
+        """Makes left_out_rows.jsonl anew with the rows that are known to be bad at the start, as those of step 0."""
+        self._rows.unlink(missing_ok=True)
+        self.log_rows(notes, step=0)
 
     def log_rows(self, notes: Sequence[RowNote], *, step: int) -> None:
         """Appends one line per row that was left out or cut to left_out_rows.jsonl, which is there if any was."""

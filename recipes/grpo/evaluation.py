@@ -18,6 +18,8 @@ class EvalSet:
     prompts: Sequence[Prompt]
     num_dropped_prompts: int
     """Rows that were left out because they are too long, or bad and to be skipped."""
+    left_out: Sequence[RowNote] = ()
+    """Rows that turned out to be too long, or bad, when they were rendered: left out or cut."""
 
 
 def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDataConfig]:
@@ -51,7 +53,13 @@ def open_eval_set(
             f"--eval-prompt-data {name} {data.prompt_data}: every one of {len(source)} rows is longer than "
             f"{data.rollout_max_prompt_len} tokens{' or bad' if source.num_bad else ''}"
         )
-    return EvalSet(name=name, prompts=prompts, num_dropped_prompts=source.num_dropped + source.num_bad)
+    known = {note.row for note in bad_rows}
+    return EvalSet(
+        name=name,
+        prompts=prompts,
+        num_dropped_prompts=source.num_dropped + source.num_bad,
+        left_out=[note for note in source.take_notes() if note.row not in known],
+    )
 
 
 def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:

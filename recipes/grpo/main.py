@@ -31,6 +31,8 @@ def run(job: GRPOJob) -> None:
     console.say(job.config_text)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
+    if not job.run.resume:
+        folder.log_rows([note for eval_set in job.eval_sets for note in eval_set.left_out], step=0)
     with (
         telling_how_to_resume(PROGRAM, folder),
         GraderPool(job.grading) as grader,

@@ -37,7 +37,9 @@ start_ray() {
     else
       set -- --address="$head_address:$port"
     fi
-    srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" --output="$LOGS/ray-$SLURM_JOB_ID-$node.log" \
+    # Without --cpus-per-task a step has one core, whatever the job has.
+    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --nodelist="$node" \
+      --output="$LOGS/ray-$SLURM_JOB_ID-$node.log" \
       "${ENVIRONMENT[@]}" ray start "$@" --node-ip-address="$address" "${common[@]}" &
     deadline=$((SECONDS + 120))
     until (exec 3<>"/dev/tcp/$head_address/$port") 2>/dev/null; do
@@ -56,8 +58,8 @@ RESUME=()
 find_resume() { # RUN_DIR
   if [ -e "$1/checkpoints/latest_checkpointed_iteration.txt" ]; then
     RESUME=(--resume)
-  elif [ -e "$1/metrics.jsonl" ]; then
-    mv "$1" "$1.before-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+  elif [ -e "$1/config.yaml" ]; then
+    mv "$1" "${1%/}.before-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
   fi
 }
 

@@ -15,7 +15,7 @@ from recipes.grpo.config import read_job as read_grpo
 from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
-from recipes.run_folder import RunFolder
+from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
 from rl_data import DataError, RowFate, RowNote
 from rl_rollout import EvalReport, RolloutResult
@@ -204,6 +204,7 @@ def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_mode
     assert job.source.num_dropped >= 2
     (eval_set,) = job.eval_sets
     assert ([prompt.row for prompt in eval_set.prompts], eval_set.num_dropped_prompts) == ([0, 1], 1)
+    assert [note.message.partition(": ")[0] for note in eval_set.left_out] == [f"{held_out}:3"]
 
 
 @pytest.mark.slow
@@ -227,6 +228,7 @@ def test_bad_rows_are_skipped_by_both_recipes_if_told_so(inputs, parsers, tmp_pa
     job = read_grpo(words_of("tiny_math", inputs, tmp_path, *words, "--max-bad-row-share", 0.5), parsers)
     assert sorted(prompt.row for prompt in job.source.next_batch(3)) == [1, 2, 3]
     assert [prompt.row for prompt in job.eval_sets[0].prompts] == [0]
+    assert not job.eval_sets[0].left_out  # what is bad is in bad_rows, once
     assert [note.message.partition(": ")[0] for note in job.bad_rows] == [f"{train}:1", f"{train}:5", f"{held_out}:2"]
     with pytest.raises(DataError, match=r"1 of 5 rows are bad, more than --max-bad-row-share 0\.1 lets pass"):
         read_grpo(words_of("tiny_math", inputs, tmp_path, *words, "--max-bad-row-share", 0.1), parsers)
@@ -250,6 +252,15 @@ def test_what_is_left_out_is_listed_in_the_runs_folder_and_forgotten_with_its_st
     folder.keep_until(2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "left_out_rows.jsonl").read_text().splitlines()]
     assert [(line["step"], line["fate"], line["row"]) for line in lines] == [(0, "bad", 3), (2, "dropped", 5)]
+
+
+def test_a_failed_start_leaves_a_folder_that_can_be_used_again(tmp_path):
+    run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    for row in (3, 5):
+        check_folder(run, checkpoints, config_text="", is_resumed=False)
+        folder = RunFolder(run, checkpoints, config_text="")
+        tell_bad_rows([RowNote(RowFate.BAD, row, "bad")], folder, StepConsole(), is_resumed=False)
+        assert [json.loads(line)["row"] for line in (run / "left_out_rows.jsonl").read_text().splitlines()] == [row]
 
 
 def test_every_record_counts_the_prompts_that_were_too_long():

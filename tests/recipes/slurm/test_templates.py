@@ -89,12 +89,12 @@ def test_convert_writes_a_checkpoint_with_a_part_from_each_rank(submit, inputs, 
 def test_a_run_that_ended_before_its_first_checkpoint_moves_aside(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").write_text("{}\n")
+    (run / "config.yaml").write_text("# of a run that may have logged nothing yet\n")
     script = f'source {TEMPLATES}/job.sh; find_resume "{run}"; echo "${{RESUME[*]}}"'
     environment = {**os.environ, "SLURM_JOB_ID": "7"}
     done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-    assert (tmp_path / "run.before-7-0" / "metrics.jsonl").exists()
+    assert (tmp_path / "run.before-7-0" / "config.yaml").exists()
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
     done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
