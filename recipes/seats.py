@@ -54,7 +54,7 @@ def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: 
     while len(_live_nodes()) < num_nodes and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # those of a cluster that was just started come one by one
     num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines)
-    if num_nodes == 1 and not is_shared:
+    if num_nodes == 1 and not is_shared and len(_live_nodes()) == 1:
         yield Seats(num_gpus=num_gpus)
         return
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -68,7 +68,8 @@ def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: 
         if hosts:
             bundle[f"node:{hosts[rank // trainer.actor_num_gpus_per_node]}"] = _SLIVER
         bundles.append(bundle)
-    group = placement_group(bundles, strategy="PACK")
+    # Ranks of one node meet at its loopback address, so none of them may sit elsewhere.
+    group = placement_group(bundles, strategy="STRICT_PACK" if num_nodes == 1 else "PACK")
     try:
         if not group.wait(_PLACEMENT_TIMEOUT_S):
             places = f"{num_ranks} {'GPUs' if num_gpus else 'CPUs'} on {num_nodes} nodes"
