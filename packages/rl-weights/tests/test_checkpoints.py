@@ -212,6 +212,24 @@ def test_metadata_that_names_more_bytes_than_there_can_be_is_refused(copies):
         TorchDistCheckpoint(copies / "megatron")
 
 
+def test_a_changed_bit_of_metadata_is_a_named_error_or_changes_nothing_that_verify_does_not_see(copies):
+    chooser = random.Random(5)
+    file = copies / "megatron/release/.metadata"
+    whole = file.read_bytes()
+    messages = []
+    for _ in range(150):
+        position = chooser.randrange(len(whole))
+        changed = whole[position] ^ (1 << chooser.randrange(8))
+        file.write_bytes(whole[:position] + bytes([changed]) + whole[position + 1 :])
+        try:
+            inspect_checkpoint(copies / "megatron")
+            verify_checkpoint(copies / "megatron")
+        except CheckpointError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all(str(copies) in message for message in messages)
+
+
 def test_a_folder_of_neither_format_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="neither a model folder"):
         inspect_checkpoint(tmp_path)

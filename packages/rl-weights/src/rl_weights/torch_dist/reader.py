@@ -173,11 +173,35 @@ def _read_metadata(folder: Path) -> Metadata:
     try:
         with file.open("rb") as stream:
             content = _MetadataUnpickler(stream).load()
-    except _UNPICKLING_ERRORS as error:
-        raise CheckpointError(f"{file}: damaged, or not a torch_dist checkpoint: {error}") from error
-    if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
-        raise CheckpointError(f"{file}: expected metadata of torch.distributed.checkpoint, got {type(content)}")
+        if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
+            raise CheckpointError(f"{file}: expected metadata of torch.distributed.checkpoint, got {type(content)}")
+        _check_entries(content)
+    except (*_UNPICKLING_ERRORS, MemoryError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: damaged, or not a torch_dist checkpoint: {error!r}") from error
     return content
+
+
+def _check_entries(content: Metadata) -> None:
+    """Looks at everything that is used later. What is damaged lacks attributes, or has them of other types.
+
+    Raises:
+        ValueError: naming a tensor with a part that is not within it.
+        AttributeError, TypeError: for an object that is not what it should be.
+    """
+    for key, entry in content.state_dict_metadata.items():
+        if not isinstance(entry, TensorStorageMetadata):
+            continue
+        if not key.strip() or entry.properties.dtype.itemsize < 1:
+            raise ValueError(f"{key!r}: its dtype is {entry.properties.dtype}")
+        for chunk in entry.chunks:
+            spans = zip(chunk.offsets, chunk.sizes, entry.size, strict=True)
+            if any(start < 0 or size < 0 or start + size > whole for start, size, whole in spans):
+                raise ValueError(f"{key}: a part of shape {chunk.sizes} at {chunk.offsets} is not within {entry.size}")
+    for index, stored in content.storage_data.items():
+        if min(stored.offset, stored.length) < 0 or not stored.relative_path:
+            raise ValueError(f"{index.fqn}: it lies at {stored}")
 
 
 _METADATA_CLASSES = {
