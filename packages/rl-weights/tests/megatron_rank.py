@@ -48,6 +48,14 @@ def run(job):
         save(model, optimizer, job)
     dist.barrier()
     parallel_state.destroy_model_parallel()
+    leave_groups()
+
+
+def leave_groups():
+    """Ends all groups but that of all ranks: Megatron only forgets its own, whose threads would stay and poll."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 def build(job):
