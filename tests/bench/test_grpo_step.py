@@ -26,10 +26,11 @@ def test_a_step_lasts_from_one_line_to_the_next():
 
 def test_lines_are_waited_for_until_the_process_ends(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    program = f"import time\nfor _ in range(2):\n    time.sleep(0.2); open({str(file)!r}, 'a').write('line\\n')"
+    program = f"import time\nfor _ in range(2):\n    open({str(file)!r}, 'a').write('line\\n'); time.sleep(1)"
     process = subprocess.Popen([sys.executable, "-c", program])
     first, second = _arrivals(file, process, 3, 20.0)
-    assert second - first == pytest.approx(0.2, abs=0.15)
+    # A second apart. A busy machine notes either of them later, seldom by most of a second.
+    assert 0.2 < second - first < 10
 
 
 def test_nats_a_token_are_the_mean_over_the_drawn_tokens_of_a_step(tmp_path):
