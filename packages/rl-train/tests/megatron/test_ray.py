@@ -35,7 +35,7 @@ FLAGS = ["--lr", "1e-3", "--lr-decay-style", "constant"]
 def cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
 
