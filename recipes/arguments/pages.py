@@ -30,12 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m recipes.arguments.pages", description="Tables of flags.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
     is_check = parser.parse_args().check
-    stale = [page for page, new in new_pages().items() if page.read_text() != new]
-    for page in stale:
+    stale = {page: new for page, new in new_pages().items() if page.read_text() != new}
+    for page, new in stale.items():
         if is_check:
             sys.stderr.write(f"{page.name}: its tables are out of date; run python -m recipes.arguments.pages\n")
         else:
-            page.write_text(new_pages()[page])
+            page.write_text(new)
     return int(is_check and bool(stale))
 
 

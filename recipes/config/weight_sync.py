@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
@@ -26,14 +26,12 @@ class WeightSyncConfig:
             "help": "the way of the weights: cuda_ipc (engines read the trainer's GPU memory), host (bytes of host "
             "memory), gloo or nccl (a process group with each engine), disk (a shared folder); auto is cuda_ipc where "
             "all share one GPU, and else host",
-            "choices": get_args(_Transport.__value__),
         },
     )
     update_weight_mode: _Mode = field(
         default="full",
         metadata={
             "help": "on a disk: everything, or what changed since the version before",
-            "choices": get_args(_Mode.__value__),
         },
     )
     update_weight_disk_dir: Path | None = field(

@@ -66,14 +66,14 @@ find_resume() { # RUN_DIR
 # Runs a recipe and passes SIGTERM on, which SLURM sends ahead of the time limit (#SBATCH --signal): the recipe saves
 # after the step it is in and ends with code 75, and the job goes back into the queue to go on from there.
 run_recipe() { # COMMAND ...
-  local code=0 recipe=
-  trap 'echo "SIGTERM: saving after this step" >&2; [ -n "$recipe" ] && kill -TERM "$recipe" 2>/dev/null' TERM
+  local code=127 last recipe='' is_cut=1
+  trap 'is_cut=1; echo "SIGTERM: saving after this step" >&2; [ -n "$recipe" ] && kill -TERM "$recipe" 2>/dev/null' TERM
   "${ENVIRONMENT[@]}" "$@" &
   recipe=$!
-  wait "$recipe" || code=$?
-  while kill -0 "$recipe" 2>/dev/null; do # the wait was cut short by the signal
-    code=0
-    wait "$recipe" || code=$?
+  while [ -n "$is_cut" ]; do # by the signal; a recipe that ended meanwhile still has its code, once
+    is_cut='' last=0
+    wait "$recipe" || last=$?
+    [ "$last" -eq 127 ] || code=$last
   done
   trap - TERM
   if [ "$code" -eq 75 ]; then

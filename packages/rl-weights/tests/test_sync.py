@@ -1,6 +1,7 @@
 """Plans, transports and versions, without an engine. Real ranks and engines: tests/contracts/test_sync.py."""
 
 import json
+import logging
 import multiprocessing
 import threading
 import time
@@ -20,6 +21,7 @@ from rl_weights.rules import rules_for
 from rl_weights.sync.delta import apply_delta, make_delta
 from rl_weights.sync.plan import EngineLayout, Transfer, plan_sharded
 from rl_weights.sync.read_version import read_version
+from rl_weights.sync.sink_worker import SinkWorker
 from rl_weights.sync.transports.disk import DiskTransport
 from rl_weights.sync.transports.group import GroupTransport
 from rl_weights.testing import InMemorySink, check_tensor_source
@@ -249,6 +251,27 @@ def test_a_sink_that_was_restarted_in_mid_publish_gets_everything(transport) -> 
     assert sink.has_restarted
     assert sink.weight_version() == 7
     assert holds(sink, tensors)
+
+
+def test_a_sink_is_not_taken_for_stuck_while_its_failure_is_being_noted() -> None:
+    class Slow(logging.Handler):
+        """Holds the sink's thread up between the failure and the end of its call."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            time.sleep(0.3)
+
+    sink, log, slow = InMemorySink("bad", fail_at="load_bucket"), logging.getLogger("rl_weights.sync"), Slow()
+    worker = SinkWorker(0, sink, 5.0)
+    log.addHandler(slow)
+    try:
+        call = worker.submit("bucket", "load_bucket", lambda: sink.load_bucket([], torch.empty(0), ""))
+        while worker.failure is None:
+            time.sleep(0.001)
+        worker.wait(call)
+        assert not worker.is_stuck
+    finally:
+        log.removeHandler(slow)
+        worker.close()
 
 
 @pytest.mark.parametrize("call", ["join_group", "receive_bucket"])

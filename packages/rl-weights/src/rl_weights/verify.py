@@ -1,5 +1,6 @@
 """Whether a checkpoint is whole: every tensor can be read and has the checksum that was noted when it was written."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.errors import CheckpointError
 from rl_weights.manifest import MANIFEST_FILE, ManifestTensor, read_manifest
-from rl_weights.rules.box import numel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def _compare(checkpoint: Checkpoint, name: str, tensor: torch.Tensor, entries: l
         actual = ManifestTensor.of(name, entry.box.of(tensor).contiguous() if entry.offset else tensor, entry.offset)
         if actual != entry:
             problems.append(f"{where}: expected {_described(entry)}, got {_described(actual)}")
-    if not problems and sum(numel(entry.shape) for entry in entries) != tensor.numel():
+    if not problems and sum(math.prod(entry.shape) for entry in entries) != tensor.numel():
         problems.append(f"{where}: {MANIFEST_FILE} knows only parts of it")
     return problems
 

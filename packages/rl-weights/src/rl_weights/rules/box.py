@@ -1,6 +1,5 @@
 """A rectangular part of a tensor."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,11 +32,3 @@ class Box:
     def of(self, tensor: "Tensor") -> "Tensor":
         """That part of a tensor; shares its memory."""
         return tensor[tuple(slice(start, start + size) for start, size in zip(self.offset, self.shape, strict=True))]
-
-
-def numel(shape: Sequence[int]) -> int:
-    """Elements of a tensor of that shape."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -1,25 +1,12 @@
-"""Mistral: grouped-query attention, no biases; the sliding window of its attention changes no tensor."""
+"""Mistral: the tensors of Llama; the sliding window of its attention changes none."""
 
 from collections.abc import Iterator
 
+from rl_weights.rules.llama import llama
 from rl_weights.rules.model_shape import ModelShape
 from rl_weights.rules.rule import TensorRule
-from rl_weights.rules.table import gate_up, norm, qkv, row_parallel, vocabulary
 
 
 def mistral(shape: ModelShape) -> Iterator[TensorRule]:
     """The table of `MistralForCausalLM`."""
-    hidden, inner, ffn = shape.hidden, shape.num_heads * shape.head_dim, shape.ffn
-    yield vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", shape, tied_to="lm_head.weight")
-    for layer in range(shape.num_layers):
-        ours, theirs = f"decoder.layers.{layer}", f"model.layers.{layer}"
-        attention, self_attn = f"{ours}.self_attention", f"{theirs}.self_attn"
-        yield norm(f"{ours}.input_layernorm.weight", f"{theirs}.input_layernorm.weight", hidden)
-        yield qkv(f"{attention}.linear_qkv.weight", f"{self_attn}.{{}}_proj.weight", shape)
-        yield row_parallel(f"{attention}.linear_proj.weight", f"{self_attn}.o_proj.weight", hidden, inner)
-        yield norm(f"{ours}.pre_mlp_layernorm.weight", f"{theirs}.post_attention_layernorm.weight", hidden)
-        yield gate_up(f"{ours}.mlp.linear_fc1.weight", f"{theirs}.mlp.{{}}_proj.weight", ffn, hidden)
-        yield row_parallel(f"{ours}.mlp.linear_fc2.weight", f"{theirs}.mlp.down_proj.weight", hidden, ffn)
-    yield norm("decoder.final_layernorm.weight", "model.norm.weight", hidden)
-    if not shape.is_tied:
-        yield vocabulary("output_layer.weight", "lm_head.weight", shape)
+    return llama(shape)

@@ -63,6 +63,7 @@ class SinkWorker:
             self.running = unfinished
         self.calls: list[SinkCall] = []
         """All that were submitted."""
+        self._is_late = False
         self._deadline_s = deadline_s
         self._calls: queue.SimpleQueue[SinkCall | None] = queue.SimpleQueue()
         thread = threading.Thread(target=self._work, name=f"publish to {self.name}", daemon=True)
@@ -102,8 +103,10 @@ class SinkWorker:
         """
         for one in self.calls:
             spent = 0.0 if one.started is None else time.monotonic() - one.started
-            if self.failure is None and not one.has_ended.wait(max(0.0, self._deadline_s - spent)):
-                self.failure = f"{self.name}: {one.what}: no answer within {self._deadline_s:g} s"
+            # A failure is noted a moment before its call ends: only a late call is not waited for.
+            if not self._is_late and not one.has_ended.wait(max(0.0, self._deadline_s - spent)):
+                self._is_late = True
+                self.failure = self.failure or f"{self.name}: {one.what}: no answer within {self._deadline_s:g} s"
                 logger.warning("%s", self.failure)
             if one is call:
                 return

@@ -1,12 +1,13 @@
 """Which rank of Megatron's holds which part of which tensor."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from rl_weights.errors import CheckpointError
 from rl_weights.rules import TensorRule
-from rl_weights.rules.box import Box, numel
+from rl_weights.rules.box import Box
 from rl_weights.torch_dist.names import layer_of
 
 _BEFORE_LAYERS = "embedding."
@@ -113,7 +114,7 @@ class Ownership:
         if self._num_ranks == 1:
             return 0
         owner = min(self._holders(rule, tp_rank), key=lambda rank: self._num_bytes[rank])
-        self._num_bytes[owner] += numel(box.shape) * item_bytes
+        self._num_bytes[owner] += math.prod(box.shape) * item_bytes
         return owner
 
     def _holders(self, rule: TensorRule, tp_rank: int) -> list[int]:

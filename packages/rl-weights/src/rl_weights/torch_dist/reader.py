@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pickle
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
 from rl_weights.protocols import TensorSpec
-from rl_weights.rules.box import Box, numel
+from rl_weights.rules.box import Box
 from rl_weights.torch_dist.file_part import FilePart
 from rl_weights.torch_dist.names import METADATA_FILE, RELEASE, TRACKER_FILE, Place, name_of_row, num_row_dims
 
@@ -69,7 +70,7 @@ class TorchDistCheckpoint:
         for chunk in chunks:
             part = Box(tuple(chunk.offsets[len(rows) :]), tuple(chunk.sizes[len(rows) :]))
             part.of(whole).copy_(self._read_rows(key, chunk, rows))
-            num_filled += numel(part.shape)
+            num_filled += math.prod(part.shape)
         if num_filled != whole.numel():
             raise CheckpointError(f"{self.path}: {name}: {num_filled} of {whole.numel()} elements are there")
         return whole
