@@ -81,7 +81,8 @@ def _measure(
             source.tensors[_CHANGED].mul_(1.01)
             reports.append(publisher.publish(len(reports) + 1))
         gc.collect()
-        return sum(process.memory_full_info().uss for process in processes) / _MIB, _gpu_mib()
+        memory = [process.memory_info() for process in processes]
+        return sum(one.rss - one.shared for one in memory) / _MIB, _gpu_mib()  # libraries, mapped by others, left out
 
     before = publish(_NUM_WARM_UP)
     after = publish(flags.publishes)
