@@ -75,17 +75,33 @@ def eval_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:
 
 
 def eval_grading(config: EvalConfig, grading: GraderConfig) -> GraderConfig:
-    """How evaluation samples are graded: as in training where the evaluation does not say."""
-    return grading if config.eval_rm_type is None else replace(grading, rm_type=config.eval_rm_type)
+    """How evaluation samples are graded: as in training where the evaluation does not say.
+
+    Raises:
+        UsageError: if the penalty of grader `overlong` would begin before the first token of a response.
+    """
+    grading = grading if config.eval_rm_type is None else replace(grading, rm_type=config.eval_rm_type)
+    buffer, longest = grading.overlong_buffer_len, config.eval_max_response_len
+    if buffer is None or longest is None:  # nobody else looks at the longest response
+        return grading
+    if buffer <= longest:
+        return replace(grading, rollout_max_response_len=longest)
+    if any(term.name == "overlong" for term in grading.terms):
+        raise UsageError(
+            f"--overlong-buffer-len {buffer}: expected at most --eval-max-response-len {longest}; without the penalty "
+            "in evaluation: --eval-rm-type"
+        )
+    return replace(grading, overlong_buffer_len=None)
 
 
 @contextmanager
 def open_eval_grader(config: EvalConfig, training: GraderPool, grading: GraderConfig) -> Generator[GraderPool]:
-    """The grader of the training samples, or one of its own where the evaluation names another."""
-    if config.eval_rm_type is None:
+    """The grader of the training samples, or one of its own where the evaluation is graded otherwise."""
+    own = eval_grading(config, grading)
+    if own == grading:
         yield training
         return
-    with GraderPool(eval_grading(config, grading)) as grader:
+    with GraderPool(own) as grader:
         yield grader
 
 

@@ -8,16 +8,16 @@ import pytest
 
 from recipes.arguments import UsageError
 from recipes.bad_rows import tell_bad_rows
-from recipes.config import BatchConfig, EnginePlacementConfig
+from recipes.config import BatchConfig, EnginePlacementConfig, EvalConfig
 from recipes.config.limits import token_budget
 from recipes.console import StepConsole
 from recipes.grpo.config import read_job as read_grpo
-from recipes.grpo.evaluation import EvalSet
+from recipes.grpo.evaluation import EvalSet, eval_grading, open_eval_grader
 from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
-from rl_data import DataError, RowFate, RowNote
+from rl_data import DataError, GraderConfig, GraderPool, RowFate, RowNote
 from rl_rollout import EvalReport, RolloutResult
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.arguments import MegatronArguments
@@ -149,6 +149,30 @@ def test_a_row_that_the_grader_cannot_grade_is_named_before_anything_starts(flag
         with pytest.raises(DataError) as error:
             read_grpo(words_of("tiny_math", inputs, tmp_path, "--rm-type", rm_type, *flag.split(), file))
         assert str(error.value).startswith(f"{file}:2: {message}")
+
+
+def test_long_responses_are_punished_in_evaluation_by_its_own_longest():
+    training = GraderConfig(rm_type="dapo+overlong", overlong_buffer_len=10, rollout_max_response_len=100)
+    evaluation = EvalConfig(eval_max_response_len=200)
+    with GraderPool(training) as grader, open_eval_grader(evaluation, grader, training) as eval_grader:
+        values = [
+            [pool.grade_now("Answer: 4", "4", num_tokens=num_tokens).value for num_tokens in (90, 95, 190, 195)]
+            for pool in (grader, eval_grader)
+        ]
+    assert values == [[1.0, 0.5, 0.0, 0.0], [1.0, 1.0, 1.0, 0.5]]
+
+
+def test_the_evaluation_has_a_grader_of_its_own_only_where_it_grades_otherwise():
+    training = GraderConfig(rm_type="dapo", rollout_max_response_len=100)
+    assert eval_grading(EvalConfig(eval_max_response_len=200), training) == training
+    assert eval_grading(EvalConfig(eval_rm_type="gsm8k"), training).rm_type == "gsm8k"
+
+    shaped = GraderConfig(rm_type="dapo+overlong", overlong_buffer_len=50, rollout_max_response_len=100)
+    assert eval_grading(EvalConfig(), shaped) == shaped
+    short = EvalConfig(eval_max_response_len=40, eval_rm_type="dapo")
+    assert eval_grading(short, shaped).overlong_buffer_len is None
+    with pytest.raises(UsageError, match="--overlong-buffer-len 50: expected at most --eval-max-response-len 40"):
+        eval_grading(EvalConfig(eval_max_response_len=40), shaped)
 
 
 def megatron(**values):
