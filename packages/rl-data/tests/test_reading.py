@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,6 @@ from rl_data import (
     DataError,
     PromptDataConfig,
     PromptSource,
-    RLDataError,
     Tokenizer,
 )
 from rl_data.source import RowFate
@@ -71,6 +68,7 @@ def test_data_sets_are_mixed_by_weight(tokenizer: Tokenizer, three_files: tuple[
         ({"prompt_data_weights": (0.0,)}, "prompt_data_weights: expected numbers above 0"),
         ({"max_bad_row_share": 2.0}, "max_bad_row_share 2.0: expected a share from 0 to 1"),
         ({"num_data_workers": -1}, "num_data_workers -1: expected 0 or more"),
+        ({"data_timeout_s": 0}, "data_timeout_s 0: expected a number above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str):
@@ -199,36 +197,44 @@ class TestBadRows:
             source.next_batch(1)
 
 
-def test_workers_give_the_items_of_one_process_ahead_of_their_use(tokenizer: Tokenizer, tmp_path: Path):
+def test_any_number_of_workers_gives_the_items_of_one_process_ahead_of_their_use(tokenizer: Tokenizer, tmp_path: Path):
     """One test, for workers take seconds to start."""
     path = tmp_path / "rows.jsonl.gz"
     rows = [*numbered("row", 40), {"input": "long " * 50}, {"bad": 1}]
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     settings = {"rollout_shuffle": True, "rollout_max_prompt_len": 20, "on_bad_row": "skip", "max_bad_row_share": 0.05}
-    alone = prompts(str(path), tokenizer, **settings)
-    helped = prompts(str(path), tokenizer, num_data_workers=2, **settings)
+    alone, *helped = (prompts(str(path), tokenizer, num_data_workers=number, **settings) for number in (0, 1, 3))
 
-    def check(size: int, helped: PromptSource) -> None:
-        expected, got = alone.next_batch(size), helped.next_batch(size)
-        assert [(one.text, one.group_id, one.tokens.tolist()) for one in got] == [
-            (one.text, one.group_id, one.tokens.tolist()) for one in expected
-        ]
-        assert helped.state_dict() == alone.state_dict()
-        assert helped.take_notes() == alone.take_notes()
+    def check(size: int) -> None:
+        expected, notes = alone.next_batch(size), alone.take_notes()
+        for source in helped:
+            assert [(one.text, one.group_id, one.tokens.tolist()) for one in source.next_batch(size)] == [
+                (one.text, one.group_id, one.tokens.tolist()) for one in expected
+            ]
+            assert source.state_dict() == alone.state_dict()
+            assert source.take_notes() == notes
 
-    state = helped.state_dict()
+    state = alone.state_dict()
     for size in (1, 7, 30, 3, 60):
-        check(size, helped)
-        assert helped._ahead is not None
-        assert helped._ahead.num_waiting >= size  # the next batch is on its way
-    for source in (alone, helped):  # what was made ahead is of no use any more
+        check(size)
+        for source in helped:
+            assert source._ahead is not None
+            assert source._ahead.num_waiting >= size  # the next batch is on its way
+    for source in (alone, *helped):  # what was made ahead is of no use any more
         source.load_state_dict(state)
-    check(50, helped)
+    check(50)
+    for source in helped:
+        source.close()
 
-    one, other = (worker._process for worker in helped._ahead._workers)
-    os.kill(one.pid, signal.SIGKILL)
-    with pytest.raises(RLDataError, match="a data worker died"):
-        helped.next_batch(1000)
-    assert other.poll() is None
-    helped.close()
-    other.wait(timeout=10)
+
+def test_workers_are_the_default_where_there_are_many_rows(tokenizer: Tokenizer, tmp_path: Path):
+    def file(num_rows: int) -> str:
+        path = tmp_path / f"{num_rows}.jsonl"
+        path.write_text('{"input": "one"}\n' * num_rows)
+        return str(path)
+
+    few, many = prompts(file(9_999), tokenizer), prompts(file(10_000), tokenizer)
+    assert [len(source.next_batch(2)) for source in (few, many)] == [2, 2]
+    assert few._ahead is None
+    assert many._ahead is not None
+    many.close()

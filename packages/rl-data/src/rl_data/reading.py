@@ -9,6 +9,9 @@ from rl_data.order import Cursor, MixedCursor, RowCursor
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
+_NUM_WORKERS = 2
+_MANY_ROWS = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingConfig:
@@ -54,9 +57,16 @@ class ReadingConfig:
     max_bad_row_share: float = field(
         default=0.01, metadata={"help": "share of bad rows above which --on-bad-row skip ends the run all the same"}
     )
-    num_data_workers: int = field(
-        default=0,
-        metadata={"help": "processes that render and tokenize the next rows ahead of their use; 0: when they are used"},
+    num_data_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that render and tokenize the next rows ahead of their use; 0: when they are used; "
+            "default: 2 from 10,000 rows on, which outweigh the seconds that the processes take to start, else 0"
+        },
+    )
+    data_timeout_s: float = field(
+        default=600.0,
+        metadata={"help": "seconds that such a process may take for a row, its start included, before the run ends"},
     )
 
     def __post_init__(self) -> None:
@@ -71,8 +81,16 @@ class ReadingConfig:
             raise DataError(f"prompt_data_weights: expected numbers above 0, got {weights}")
         if not 0 <= self.max_bad_row_share <= 1:
             raise DataError(f"max_bad_row_share {self.max_bad_row_share}: expected a share from 0 to 1")
-        if self.num_data_workers < 0:
+        if self.num_data_workers is not None and self.num_data_workers < 0:
             raise DataError(f"num_data_workers {self.num_data_workers}: expected 0 or more")
+        if self.data_timeout_s <= 0:
+            raise DataError(f"data_timeout_s {self.data_timeout_s}: expected a number above 0")
+
+    def num_workers_for(self, num_rows: int) -> int:
+        """Worker processes for data sets of as many rows."""
+        if self.num_data_workers is not None:
+            return self.num_data_workers
+        return _NUM_WORKERS if num_rows >= _MANY_ROWS else 0
 
     @property
     def data_sets(self) -> tuple[str, ...]:

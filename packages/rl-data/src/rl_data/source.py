@@ -171,6 +171,7 @@ class Source[Item](ABC):
 
         Raises:
             DataError: if a row is bad and bad rows are not skipped, or too many are; if no item is left of an epoch.
+            RLDataError: if a worker process has died, or hangs over a row for longer than `data_timeout_s`.
         """
         items: list[Item] = []
         num_rejected = 0
@@ -240,11 +241,16 @@ class Source[Item](ABC):
 
     def _next(self, num_items: int) -> Made[Item]:
         """What the next row becomes. With workers, the rows of this batch and the next are on their way."""
-        num_workers = self._reading.num_data_workers
+        num_workers = self._reading.num_workers_for(len(self))
         if num_workers == 0:
             return self.made(self._cursor.advance())
         if self._ahead is None:
-            self._ahead = Ahead(self._remake, num_workers)
+            self._ahead = Ahead(
+                self._remake,
+                num_workers,
+                deadline_s=self._reading.data_timeout_s,
+                describe=lambda reference: self._rows.where(reference.row),
+            )
             self._ahead_cursor = cursor_of(self._reading, self._rows)
             self._ahead_cursor.load_state_dict(self._cursor.state_dict())
         while self._ahead.num_waiting <= num_items:

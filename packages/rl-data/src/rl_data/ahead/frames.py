@@ -6,10 +6,15 @@ from typing import Any, BinaryIO
 _LENGTH_BYTES = 8
 
 
-def write_frame(out: BinaryIO, value: object) -> None:
-    """Writes an object and flushes it."""
+def dumps(value: object) -> bytes:
+    """The object's frame."""
     body = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    out.write(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def write_frame(out: BinaryIO, frame: bytes) -> None:
+    """Writes a frame and flushes it."""
+    out.write(frame)
     out.flush()
 
 

@@ -1,0 +1,121 @@
+"""One worker process, as its parent sees it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import BinaryIO, cast
+
+from rl_data.ahead.frames import dumps, loads, read_body, write_frame
+from rl_data.errors import RLDataError
+
+_TRACEBACK_S = 1.0
+"""How long a process that hangs may take to say where."""
+
+
+class WorkerProcess:
+    """A child, a thread that writes to it and one that reads what it answers: neither side ever waits for the other.
+
+    Args:
+        make: what it is sent first; see `rl_data.ahead.__main__`.
+        name: for messages.
+    """
+
+    def __init__(self, make: object, *, name: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rl_data.ahead"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._name = f"{name} (process {self._process.pid})"
+        self._questions: SimpleQueue[bytes | None] = SimpleQueue()
+        self._answers: SimpleQueue[bytes | None] = SimpleQueue()
+        self.end = weakref.finalize(self, _end, self._process, self._questions)
+        for talk, pipe, queue in (
+            (_write_questions, self._process.stdin, self._questions),
+            (_read_answers, self._process.stdout, self._answers),
+        ):
+            threading.Thread(target=talk, args=(cast(BinaryIO, pipe), queue), daemon=True).start()
+        self.send(make)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def send(self, value: object) -> None:
+        """Hands something over; does not wait. That the process has died is seen where its answer is waited for."""
+        self._questions.put(dumps(value))
+
+    def receive(self, deadline_s: float, doing: Callable[[], str]) -> object:
+        """The next answer; waits for it.
+
+        Args:
+            deadline_s: how long.
+            doing: what is being waited for, for messages.
+
+        Raises:
+            RLDataError: if the process has died or the deadline has passed.
+        """
+        try:
+            body = self._answers.get(timeout=deadline_s)
+        except Empty:
+            raise RLDataError(
+                f"{self._name}: no result within {deadline_s:g} s (--data-timeout-s) from {doing()}; {self._place()}"
+            ) from None
+        if body is None:
+            self._answers.put(None)  # who asks again is told again
+            lines = self._written(0).splitlines()
+            last_words = lines[-1] if lines else "it left no message"
+            raise RLDataError(f"{self._name} died: {last_words} (--num-data-workers 0 goes without)")
+        return loads(body)
+
+    def _place(self) -> str:
+        """Where in its code the process is."""
+        before = os.fstat(self._errors.fileno()).st_size
+        self._process.send_signal(signal.SIGUSR1)
+        until = time.monotonic() + _TRACEBACK_S
+        while time.monotonic() < until:
+            frames = [line.strip() for line in self._written(before).splitlines() if line.startswith("  File ")]
+            if frames:
+                return f"it is in {frames[0]}"
+            time.sleep(_TRACEBACK_S / 20)
+        return "it does not say where it is, as one that is stopped or waits for a disk"
+
+    def _written(self, start: int) -> str:
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), size - start, start).decode(errors="replace").strip("\n")
+
+
+def _write_questions(pipe: BinaryIO, questions: SimpleQueue[bytes | None]) -> None:
+    with contextlib.suppress(OSError), pipe:  # who reads the answers sees that it has died
+        while (question := questions.get()) is not None:
+            write_frame(pipe, question)
+
+
+def _read_answers(pipe: BinaryIO, answers: SimpleQueue[bytes | None]) -> None:
+    with pipe:
+        while (body := read_body(pipe)) is not None:
+            answers.put(body)
+    answers.put(None)
+
+
+def _end(process: subprocess.Popen[bytes], questions: SimpleQueue[bytes | None]) -> None:
+    process.kill()
+    process.wait()
+    questions.put(None)

@@ -1,0 +1,46 @@
+"""Worker processes that die or hang. They run functions of the standard library, which they need not import."""
+
+import os
+import signal
+import time
+from collections import deque
+from functools import partial
+from operator import attrgetter
+
+import pytest
+
+from rl_data import RLDataError
+from rl_data.ahead import Ahead
+
+
+def test_a_worker_that_dies_is_named_with_what_it_wrote_last():
+    make = partial(attrgetter, "real")
+    workers = Ahead[object, object](make, 2, deadline_s=60.0, describe=str)
+    workers.submit([1, "text", 3, 4])
+    assert workers.take() == 1
+    with pytest.raises(RLDataError, match=r"data worker 2 of 2 \(process \d+\) died: AttributeError: 'str' object"):
+        workers.take()
+    assert workers.take() == 3  # of the one that lives
+    with pytest.raises(RLDataError, match="data worker 2 of 2"):
+        workers.take()
+    workers.close()
+
+
+def test_a_worker_that_hangs_is_named_with_what_it_was_doing():
+    make = partial(partial, time.sleep)
+    workers = Ahead[int, None](make, 2, deadline_s=1.0, describe=lambda seconds: f"a nap of {seconds} s")
+    workers.submit([0, 0, 60])
+    workers.take()
+    workers.take()
+    with pytest.raises(
+        RLDataError, match=r"worker 1 of 2 \(process \d+\): no result within 1 s .* from a nap of 60 s; it is in File"
+    ):
+        workers.take()
+    stopped = workers._workers[1]
+    os.kill(stopped.pid, signal.SIGSTOP)
+    workers.submit([0] * 100_000)  # more than a pipe takes: nothing waits for one who does not read
+    workers._calls = deque(call for call in workers._calls if call.worker is stopped)
+    with pytest.raises(RLDataError, match=r"worker 2 of 2 .*no result within 1 s .*; it does not say where it is"):
+        workers.take()
+    workers.close()
+    assert not any(worker.is_running() for worker in workers._workers)
