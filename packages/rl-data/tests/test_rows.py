@@ -1,6 +1,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from rl_data import DataError
 from rl_data.rows import open_rows
 from rl_data.rows.jsonl import JsonlFile
+from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import RowFile
 
 ROWS = [{"messages": [{"role": "user", "content": f"question {number}"}], "label": str(number)} for number in range(25)]
@@ -349,3 +352,66 @@ def test_a_small_file_leaves_nothing_beside_it(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS))
     open_rows(str(tmp_path / "rows.jsonl"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+READ_MANY_FILES = """
+import random, resource, sys
+from rl_data.rows import open_rows
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)
+rows = open_rows(sys.argv[1])
+numbers = random.Random(0).sample(range(len(rows)), len(rows))
+assert [rows.row(number)["number"] for number in numbers] == numbers
+assert rows.fingerprint == rows.fingerprint
+print(len(rows))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "num_files", "num_text_bytes", "most_open"),
+    [
+        (".jsonl", 200, 0, 64),
+        (".jsonl.gz", 200, 0, 64),
+        (".json", 200, 0, 64),
+        (".parquet", 200, 0, 64),
+        (".arrow", 200, 0, 64),
+        (".jsonl", 20, 1_100_000, 32),  # whose indexes are kept
+    ],
+)
+def test_more_files_are_read_than_a_process_may_open(
+    tmp_path: Path, ending: str, num_files: int, num_text_bytes: int, most_open: int
+):
+    for number in range(num_files):
+        rows = [{"number": 2 * number + one, "text": "x" * (num_text_bytes // 2)} for one in range(2)]
+        WRITERS[f"rows{ending}"](tmp_path / f"{number:03}{ending}", rows)
+    command = [sys.executable, "-c", READ_MANY_FILES, str(tmp_path), str(most_open)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{2 * num_files}\n", done.stderr
+
+
+def test_a_file_that_another_one_replaced_is_not_read_on_as_if_it_were_the_same(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("first")
+    file = PositionedFile(path)
+    file.close()
+    assert file.read(0, 5) == b"first"
+    (tmp_path / "other").write_text("second")
+    os.replace(tmp_path / "other", path)
+    assert file.read(0, 5) == b"first"  # it is still open
+    file.close()
+    with pytest.raises(DataError, match=r"rows\.jsonl: another file took its place while it was being read"):
+        file.read(0, 5)
+    path.unlink()
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read any more: No such file"):
+        file.read(0, 5)
+
+
+def test_a_parquet_file_that_another_one_replaced_is_refused(tmp_path: Path):
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, ROWS)
+    rows = open_rows(str(path))
+    assert rows.row(0) == ROWS[0]
+    write_parquet(tmp_path / "other", ROWS[:5])
+    os.replace(tmp_path / "other", path)
+    assert rows.row(1) == ROWS[1]  # of a row group that is in memory
+    with pytest.raises(DataError, match=r"rows\.parquet: another file took its place"):
+        rows.row(20)

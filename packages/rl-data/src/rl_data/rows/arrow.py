@@ -1,13 +1,13 @@
 """Arrow files (Feather, and what `datasets` keeps), mapped into memory. Needs pyarrow (`pip install rl-data[hf]`)."""
 
 import bisect
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from rl_data.errors import DataError
 from rl_data.rows.index import FileIndex
+from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 _MAGIC = b"ARROW1"
@@ -29,12 +29,12 @@ class ArrowFile(RowFile):
         pyarrow = cast(Any, untyped)
         self.path = path
         try:
-            self._raw = path.open("rb", buffering=0)
-            source = pyarrow.memory_map(str(path))
-            if self._read(0, len(_MAGIC)) == _MAGIC:
-                table = pyarrow.ipc.open_file(source).read_all()
-            else:
-                table = pyarrow.ipc.open_stream(source).read_all()
+            file = PositionedFile(path)
+            with pyarrow.memory_map(str(path)) as source:  # which stays mapped without its descriptor
+                if file.read(0, len(_MAGIC)) == _MAGIC:
+                    table = pyarrow.ipc.open_file(source).read_all()
+                else:
+                    table = pyarrow.ipc.open_stream(source).read_all()
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
             raise DataError(f"{path}: not a readable Arrow file: {error}") from error
         self._batches: list[Any] = [batch for batch in table.to_batches() if batch.num_rows]
@@ -43,7 +43,7 @@ class ArrowFile(RowFile):
             self._starts.append(self._starts[-1] + int(batch.num_rows))
         if self._starts[-1] == 0:
             raise DataError(f"{path}: expected at least one row, found none")
-        self._index = FileIndex(path, self._read, has_lines=False)
+        self._index = FileIndex(path, file.read, has_lines=False)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -73,6 +73,3 @@ class ArrowFile(RowFile):
     def fingerprint_of(self, num_rows: int) -> str | None:
         """Digest of the whole file; None for a part of its rows."""
         return self._index.digest(self._index.size) if num_rows == len(self) else None
-
-    def _read(self, start: int, stop: int) -> bytes:
-        return os.pread(self._raw.fileno(), stop - start, start)

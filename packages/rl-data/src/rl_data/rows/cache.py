@@ -5,6 +5,7 @@ The cache folder is RL_DATA_CACHE or, where that is not set, rl-data in the user
 a stamp of the file that it was made from, and is made again when the stamp does not fit any more.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from rl_data.errors import DataError
+from rl_data.rows.open_files import PositionedFile, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +38,23 @@ class Header(msgspec.Struct, frozen=True):
     """What the maker noted."""
 
 
+type Read = Callable[[int, int], bytes]
+"""Bytes [start, stop) of a file; fewer only at its end. Safe from several threads."""
+
 type Make = Callable[[BinaryIO], Sequence[int]]
 """Writes to a file from where it stands and returns what to note in the header."""
 
 
 class KeptFile:
-    """An open file that was made from another one, and the counts that its maker noted."""
+    """What was made from a file, and the counts that its maker noted.
 
-    def __init__(self, file: BinaryIO, counts: Sequence[int]) -> None:
-        self.file = file
+    Args:
+        read: gives bytes [start, stop) of what was made.
+    """
+
+    def __init__(self, read: Read, counts: Sequence[int]) -> None:
+        self.read = read
         self.counts = tuple(counts)
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of what was made. Safe from several threads."""
-        return os.pread(self.file.fileno(), stop - start, HEADER_BYTES + start)
 
 
 def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
@@ -65,7 +70,7 @@ def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
     """
     stamp, size = _stamp(source)
     if size < _MIN_KEPT_BYTES:
-        return _made_for_now(stamp, make)
+        return _made_for_now(make)
     places = _places(source, kind)
     for place in places:
         found = _open_if_current(place, stamp)
@@ -84,7 +89,7 @@ def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
         kind,
         places[-1].parent,
     )
-    return _made_for_now(stamp, make)
+    return _made_for_now(make)
 
 
 def _stamp(source: Path) -> tuple[str, int]:
@@ -117,51 +122,57 @@ def cache_folder() -> Path:
 
 
 def _open_if_current(place: Path, stamp: str) -> KeptFile | None:
+    def counts_of(descriptor: int) -> tuple[int, ...] | None:
+        try:
+            header = msgspec.json.decode(os.pread(descriptor, HEADER_BYTES, 0).rstrip(b"\0"), type=Header)
+        except msgspec.MsgspecError:
+            return None
+        return header.counts if header.stamp == stamp else None
+
     try:
-        file = place.open("rb")
+        with place.open("rb") as file:
+            counts = counts_of(file.fileno())
+        if counts is None:
+            return None
+        # Another process may make it again meanwhile; of the same data, it is the same.
+        kept = PositionedFile(place, is_same=lambda descriptor: counts_of(descriptor) == counts)
     except OSError:
         return None
-    try:
-        header = msgspec.json.decode(file.read(HEADER_BYTES).rstrip(b"\0"), type=Header)
-    except msgspec.MsgspecError:
-        file.close()
-        return None
-    if header.stamp != stamp:
-        file.close()
-        return None
-    return KeptFile(file, header.counts)
+    return KeptFile(lambda start, stop: kept.read(HEADER_BYTES + start, HEADER_BYTES + stop), counts)
 
 
 def _made_at(place: Path, stamp: str, make: Make) -> KeptFile:
     """Made beside its place and moved there when it is whole.
 
     Raises:
-        OSError: if it cannot be written there.
+        OSError: if it cannot be written there, or another process made it of other data at the same time.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{place.name}.", suffix=".tmp", dir=place.parent)
-    file = os.fdopen(descriptor, "w+b")
     try:
-        kept = _fill(file, stamp, make)
+        with os.fdopen(descriptor, "w+b") as file:
+            _fill(file, stamp, make)
         os.chmod(name, 0o644)
         os.replace(name, place)
     except BaseException:
-        file.close()
         Path(name).unlink(missing_ok=True)
         raise
+    kept = _open_if_current(place, stamp)
+    if kept is None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return kept
 
 
-def _made_for_now(stamp: str, make: Make) -> KeptFile:
+def _made_for_now(make: Make) -> KeptFile:
     """Made in a file that goes with its last user."""
-    return _fill(tempfile.TemporaryFile(), stamp, make)
+    with tempfile.TemporaryFile() as file:
+        counts = tuple(make(file))
+        file.flush()
+        return KeptFile(Spool.of_process().put(file).read, counts)
 
 
-def _fill(file: BinaryIO, stamp: str, make: Make) -> KeptFile:
+def _fill(file: BinaryIO, stamp: str, make: Make) -> None:
     file.write(bytes(HEADER_BYTES))
     counts = tuple(make(file))
-    file.flush()
     file.seek(0)
     file.write(msgspec.json.encode(Header(stamp=stamp, counts=counts)))
-    file.flush()
-    return KeptFile(file, counts)

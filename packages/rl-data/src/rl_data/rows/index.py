@@ -4,14 +4,13 @@ Shape legend: N = rows, B = blocks of 4 MiB, L = lines that end in a block.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_data.rows.cache import KeptFile, kept_file
+from rl_data.rows.cache import KeptFile, Read, kept_file
 
 _BLOCK_BYTES = 1 << 22
 _DIGEST_BYTES = 16
@@ -19,9 +18,6 @@ _SPAN_BYTES = 16
 _NEWLINE, _FIRST_BLANK, _LAST_BLANK = ord("\n"), ord("\t"), ord(" ")
 BLANKS = bytes(range(_FIRST_BLANK, _LAST_BLANK + 1))
 """A line of these alone is no row. One of zeros, as a machine leaves that went down while it wrote, is a bad row."""
-
-type Read = Callable[[int, int], bytes]
-"""Bytes [start, stop) of the file; fewer only at its end."""
 
 
 class FileIndex:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from rl_data.errors import DataError
-from rl_data.rows.cache import HEADER_BYTES, kept_file
+from rl_data.rows.cache import Read, kept_file
 from rl_data.rows.jsonl import JsonlFile
 
 _LOOKED_AT_BYTES = 4096
@@ -27,8 +27,8 @@ class JsonListFile(JsonlFile):
         """File and row: the elements of a list may share a line, or have many."""
         return f"{self.path}: row {index}"
 
-    def _open(self) -> tuple[BinaryIO, int]:
-        return kept_file(self.path, "rows", lambda out: (_write_lines(self.path, out),)).file, HEADER_BYTES
+    def _open(self) -> Read:
+        return kept_file(self.path, "rows", lambda out: (_write_lines(self.path, out),)).read
 
 
 def holds_list(path: Path) -> bool:

@@ -1,17 +1,16 @@
 """JSON lines, plain or compressed, read by position through an index of byte offsets."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
-from rl_data.rows.cache import HEADER_BYTES
+from rl_data.rows.cache import Read
 from rl_data.rows.compressed import ENDINGS, unpacked
 from rl_data.rows.index import BLANKS, FileIndex
+from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 _READ_BYTES = 1 << 22
@@ -31,7 +30,7 @@ class JsonlFile(RowFile):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file, self._base = self._open()
+        self._read = self._open()
         self._index = FileIndex(self.path, self._read, has_lines=True)
         if self._index.num_rows == 0:
             raise DataError(f"{self.path}: expected at least one row, found an empty file")
@@ -70,17 +69,14 @@ class JsonlFile(RowFile):
         """Digest of the file up to the end of the row; of what it unpacks to, if it is compressed."""
         return self._index.digest(self._index.span(num_rows - 1)[1])
 
-    def _open(self) -> tuple[BinaryIO, int]:
-        """What holds the lines, and where in it they begin."""
+    def _open(self) -> Read:
+        """What gives the bytes of the lines."""
         if self.path.suffix in ENDINGS:
-            return unpacked(self.path).file, HEADER_BYTES
+            return unpacked(self.path).read
         try:
-            return self.path.open("rb", buffering=0), 0
+            return PositionedFile(self.path).read
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-
-    def _read(self, start: int, stop: int) -> bytes:
-        return os.pread(self._file.fileno(), stop - start, self._base + start)
 
     def _lines(self) -> Iterator[bytes]:
         """The lines that were indexed, in large reads. What was appended since is not among them."""

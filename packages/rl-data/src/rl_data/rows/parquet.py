@@ -1,7 +1,6 @@
 """Parquet files, read a row group at a time. Needs pyarrow (`pip install rl-data[hf]`)."""
 
 import bisect
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, cast
 
 from rl_data.errors import DataError
 from rl_data.rows.index import FileIndex
+from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 _MAX_CACHED_BYTES = 1 << 28
@@ -28,20 +28,22 @@ class ParquetFile(RowFile):
         except ImportError as error:
             raise DataError(f"{path}: parquet needs pyarrow: pip install 'rl-data[hf]'") from error
         self.path = path
+        self._parquet = cast(Any, untyped)
         try:
-            self._file: Any = cast(Any, untyped).ParquetFile(path)
+            self._file = PositionedFile(path)
+            with self._parquet.ParquetFile(path) as opened:
+                self._metadata: Any = opened.metadata
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
             raise DataError(f"{path}: not a readable parquet file: {error}") from error
         self._group_starts = [0]
         self._group_ends: list[int] = []  # in bytes of the file
-        for group in range(int(self._file.num_row_groups)):
-            metadata = self._file.metadata.row_group(group)
+        for group in range(int(self._metadata.num_row_groups)):
+            metadata = self._metadata.row_group(group)
             self._group_starts.append(self._group_starts[-1] + int(metadata.num_rows))
             self._group_ends.append(_end_of(metadata))
         if self._group_starts[-1] == 0:
             raise DataError(f"{path}: expected at least one row, found none")
-        self._raw = path.open("rb", buffering=0)
-        self._index = FileIndex(path, self._read, has_lines=False)
+        self._index = FileIndex(path, self._file.read, has_lines=False)
         self._tables: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
@@ -75,15 +77,14 @@ class ParquetFile(RowFile):
         group = bisect.bisect_left(self._group_starts, num_rows) - 1
         return self._index.digest(self._group_ends[group]) if self._group_starts[group + 1] == num_rows else None
 
-    def _read(self, start: int, stop: int) -> bytes:
-        return os.pread(self._raw.fileno(), stop - start, start)
-
     def _table(self, group: int) -> Any:
         if group in self._tables:
             self._tables.move_to_end(group)
             return self._tables[group]
+        self._file.check_place()
         try:
-            table = self._file.read_row_group(group)
+            with self._parquet.ParquetFile(self.path, metadata=self._metadata) as opened:
+                table = opened.read_row_group(group)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: row group {group} is damaged: {error}") from error
         self._tables[group] = table

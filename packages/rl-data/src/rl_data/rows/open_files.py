@@ -1,0 +1,190 @@
+"""Files that are read by position, of which only so many are open at a time as the system's limit bears."""
+
+import itertools
+import os
+import resource
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from rl_data.errors import DataError
+
+_MOST_OPEN, _FEWEST_OPEN = 1024, 4
+_SHARE = 4
+"""Of the descriptors that a process may have, one in so many is used here: engines and libraries need the others."""
+_SPOOL_CHUNK_BYTES = 1 << 20
+
+
+class PositionedFile:
+    """A file whose bytes are read by position. It may be closed between two reads, and is opened again then.
+
+    Safe from several threads.
+
+    Args:
+        path: the file.
+        is_same: tells of a descriptor, when the file is opened again, whether it is still the file that it was; by
+            default one of the same inode, or of the same size and time.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+
+    def __init__(self, path: Path, is_same: Callable[[int], bool] | None = None) -> None:
+        self.path = path
+        self._number = next(_numbers)
+        self._descriptor: _Descriptor | None = _Descriptor(path)
+        self._identity = _identity_of(self._descriptor.number)
+        self._is_same = is_same or self._has_same_identity
+        _note_use(self._number, self)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop); fewer only at the end.
+
+        Raises:
+            DataError: if another file has taken its place since.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._open_again()
+        else:
+            _note_use(self._number, self)
+        return os.pread(descriptor.number, stop - start, start)
+
+    def check_place(self) -> None:
+        """Raises DataError if another file has taken its place since, for those who open it themselves."""
+        self._open_again()
+
+    def close(self) -> None:
+        """Leaves the descriptor to others, once nobody reads from it; the next read opens the file again."""
+        self._descriptor = None
+
+    def _open_again(self) -> "_Descriptor":
+        try:
+            descriptor = _Descriptor(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read any more: {error.strerror}") from error
+        if not self._is_same(descriptor.number):
+            raise DataError(f"{self.path}: another file took its place while it was being read")
+        self._descriptor = descriptor
+        _note_use(self._number, self)
+        return descriptor
+
+    def _has_same_identity(self, descriptor: int) -> bool:
+        now = _identity_of(descriptor)
+        # Some network file systems number a file anew each time that it is looked up.
+        return now[:2] == self._identity[:2] or now[2:] == self._identity[2:]
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+    num_bytes: int
+    modified_ns: int
+
+
+def _identity_of(descriptor: int) -> _Identity:
+    status = os.fstat(descriptor)
+    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class _Descriptor:
+    """Is closed when the last who reads from it lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):  # it has none where the file could not be opened
+            os.close(self.number)
+
+
+_numbers = itertools.count()
+_lock = threading.Lock()
+_used: OrderedDict[int, weakref.ref[PositionedFile]] = OrderedDict()
+"""Files that are open, by number, those used last at the end. One that nobody holds any more has closed itself."""
+
+
+def _note_use(number: int, file: PositionedFile) -> None:
+    """Puts a file that is open behind those that were used before, and closes what is one too many."""
+    with _lock:
+        if number in _used:
+            _used.move_to_end(number)
+            return
+        _used[number] = weakref.ref(file)
+        while len(_used) > _most_open():
+            _, oldest = _used.popitem(last=False)
+            if (one := oldest()) is not None:
+                one.close()
+
+
+def _most_open() -> int:
+    may_have, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if may_have == resource.RLIM_INFINITY:
+        return _MOST_OPEN
+    return max(_FEWEST_OPEN, min(_MOST_OPEN, may_have // _SHARE))
+
+
+class Spool:
+    """One file without a name for all that is made for now: it goes with its process, however that ends.
+
+    What a process has forked off reads it, and puts its own into another.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._end = self._num_held = 0
+
+    @classmethod
+    def of_process(cls) -> "Spool":
+        """The one of this process."""
+        global _spool
+        with _lock:
+            if _spool is None or _spool._process != os.getpid():
+                _spool = cls()
+            return _spool
+
+    def put(self, made: BinaryIO) -> "SpooledPart":
+        """Appends a whole file."""
+        with self._lock:
+            start = self._end
+            made.seek(0)
+            self._file.seek(start)
+            shutil.copyfileobj(made, self._file, _SPOOL_CHUNK_BYTES)
+            self._file.flush()
+            self._end = self._file.tell()
+            self._num_held += 1
+            return SpooledPart(self, start, self._end)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of everything. Safe from several threads."""
+        return os.pread(self._file.fileno(), stop - start, start)
+
+    def let_go(self) -> None:
+        """Of one part; the file becomes empty once all have been let go of."""
+        with self._lock:
+            self._num_held -= 1
+            if self._num_held == 0 and self._process == os.getpid():
+                self._file.truncate(0)
+                self._end = 0
+
+
+class SpooledPart:
+    """What was put into a spool, as long as somebody holds this."""
+
+    def __init__(self, spool: Spool, start: int, stop: int) -> None:
+        self._spool, self._start, self._stop = spool, start, stop
+        weakref.finalize(self, spool.let_go)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop); fewer only at the end. Safe from several threads."""
+        return self._spool.read(self._start + start, max(self._start + start, min(self._stop, self._start + stop)))
+
+
+_spool: Spool | None = None
