@@ -84,6 +84,15 @@ def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: 
         remove_placement_group(group)
 
 
+def seats_of_engines(num_engines: int) -> Seats:
+    """Seats for engines without a trainer: anywhere. To be used inside `ray_cluster`.
+
+    Raises:
+        UsageError: if the cluster has too few GPUs.
+    """
+    return Seats(num_gpus=gpus_per_actor(num_actors=num_engines))
+
+
 def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:
     """[num_nodes] addresses of nodes with so many GPUs, the head's first where it is one of them.
 

@@ -58,7 +58,8 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         """,
     ),
     ("use --dynamic-sampling-filter reward_spread", "dynamic-sampling-filter-path"),
-    ("use --config FILE", "custom-config-path eval-config megatron-config-path"),
+    ("use --config FILE", "custom-config-path megatron-config-path"),
+    ("use --eval-prompt-data and --eval-settings", "eval-config"),
     (
         "the recipe says it: recipes.sft trains on conversations, recipes.grpo on rewards",
         "debug-rollout-only debug-train-only disable-compute-advantages-and-returns loss-type",

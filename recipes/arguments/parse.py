@@ -47,6 +47,7 @@ def parse_arguments(
     description: str = "",
     takes_sglang: bool = True,
     always: Mapping[str, Always] = ALWAYS,
+    needless: Mapping[str, Mapping[str, str]] | None = None,
     presets_dir: Path = PRESETS,
 ) -> ParsedArguments:
     """Reads a command line.
@@ -58,6 +59,7 @@ def parse_arguments(
         description: what --help says first.
         takes_sglang: whether the recipe starts engines; if not, SGLang's flags are refused and no help shows them.
         always: flags that ask for what is always so in the recipe: read, and nothing more.
+        needless: a flag -> those that need not be given beside it, and what they are then.
         presets_dir: where --preset looks for NAME.yaml.
 
     Raises:
@@ -79,12 +81,7 @@ def parse_arguments(
             )
         )
         raise SystemExit(0)
-    words = from_command_line(argv)
-    given = merged(
-        *(from_file(preset_path(_one_value(word), presets_dir)) for word in words if word.flag == "--preset"),
-        *(from_file(Path(_one_value(word))) for word in words if word.flag == "--config"),
-        (word for word in words if word.flag not in ("--preset", "--config")),
-    )
+    given = _all_given(argv, presets_dir, needless or {})
     own_names = {flag.name for config in own_configs for flag in flags_of(config)}
     by_kind: dict[Kind, dict[str, Given]] = {kind: {} for kind in Kind}
     problems: list[str] = []
@@ -103,6 +100,20 @@ def parse_arguments(
         sglang_argv=tuple(_joined(by_kind[Kind.SGLANG])),
         given=given,
     )
+
+
+def _all_given(argv: Sequence[str], presets_dir: Path, needless: Mapping[str, Mapping[str, str]]) -> dict[str, Given]:
+    """Every flag of the presets, the files and the words, and those that need not be given beside one of them."""
+    words = from_command_line(argv)
+    given = merged(
+        *(from_file(preset_path(_one_value(word), presets_dir)) for word in words if word.flag == "--preset"),
+        *(from_file(Path(_one_value(word))) for word in words if word.flag == "--config"),
+        (word for word in words if word.flag not in ("--preset", "--config")),
+    )
+    for flag in needless.keys() & given.keys():
+        for other, value in needless[flag].items():
+            given.setdefault(other, Given(other, (value,), flag))
+    return given
 
 
 def located(message: str, given: Mapping[str, Given]) -> str:

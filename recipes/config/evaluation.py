@@ -1,9 +1,24 @@
 """When and on what a policy is evaluated."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
 
 from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
+from rl_data.json import JsonValue
+
+# What a data set may have of its own, and what JSON makes of it.
+_OF_ONE_SET: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "n_samples_per_eval_prompt": ((int,), "a whole number"),
+    "eval_temperature": ((int, float), "a number"),
+    "eval_top_p": ((int, float), "a number"),
+    "eval_top_k": ((int,), "a whole number"),
+    "eval_max_response_len": ((int,), "a whole number"),
+    "eval_input_key": ((str,), "text"),
+    "eval_rm_type": ((str,), "text"),
+    "eval_label_key": ((str,), "text"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +31,20 @@ class EvalConfig:
 
     eval_prompt_data: tuple[str, ...] = field(
         default=(), metadata={"help": "held-out data sets as pairs: NAME FILE [NAME FILE ...]"}
+    )
+    eval_settings: dict[str, JsonValue] = field(
+        default_factory=dict[str, JsonValue],
+        metadata={
+            "help": "what single data sets have of their own, as a JSON object of NAME to an object of the flags "
+            'below, such as {"aime-2024": {"n-samples-per-eval-prompt": 16, "eval-max-response-len": 16384}}'
+        },
+    )
+    eval_only: bool = field(
+        default=False,
+        metadata={
+            "help": "start the engines alone, evaluate the weights that a run would start from, and end; what says "
+            "how to train has no effect, and --prompt-data and --num-rollout are not needed"
+        },
     )
     eval_interval: int | None = field(
         default=None, metadata={"help": "rollouts between two evaluations; default: before and after training only"}
@@ -41,6 +70,40 @@ class EvalConfig:
         if len(names) != len(files) or len(set(names)) != len(names):
             got = " ".join(self.eval_prompt_data)
             raise UsageError(f"--eval-prompt-data {got}: expected pairs NAME FILE with different names")
+        for name in self.eval_settings:
+            self.of_set(name)
+        if self.eval_only and not names:
+            raise UsageError("--eval-only: there is nothing to evaluate on; give --eval-prompt-data NAME FILE")
+        if self.eval_only and self.skip_eval_before_train:
+            raise UsageError("--eval-only: only what --skip-eval-before-train leaves out is done; give one of them")
+
+    def of_set(self, name: str) -> Self:
+        """The settings of one data set: its own, and where it has none, those of all.
+
+        Raises:
+            UsageError: if what it has of its own is nothing that it can have, or there is no such data set.
+        """
+        where = f"--eval-settings {name}"
+        if name not in self.data_sets:
+            known = ", ".join(self.data_sets) or "none"
+            raise UsageError(f"{where}: expected a data set of --eval-prompt-data, which has {known}")
+        own = self.eval_settings.get(name, {})
+        if not isinstance(own, dict):
+            raise UsageError(f"{where}: expected an object of flags to values, got {own!r}")
+        chosen: dict[str, Any] = {}
+        for flag, value in own.items():
+            field_name = flag.replace("-", "_")
+            if field_name not in _OF_ONE_SET or "_" in flag:
+                known = ", ".join(one.replace("_", "-") for one in _OF_ONE_SET)
+                raise UsageError(f"{where}: {flag}: expected one of {known}")
+            kinds, expected = _OF_ONE_SET[field_name]
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise UsageError(f"{where}: {flag}: expected {expected}, got {value!r}")
+            chosen[field_name] = cast("int | float | str", value)
+        try:
+            return replace(self, eval_settings={}, **chosen)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
 
     @property
     def data_sets(self) -> dict[str, str]:

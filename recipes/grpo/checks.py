@@ -39,6 +39,17 @@ def check_together(parsed: ParsedArguments) -> None:
         raise UsageError("\n".join(problems))
 
 
+def check_held_out(parsed: ParsedArguments) -> None:
+    """Checks what no dataclass can check alone of an evaluation without training.
+
+    Raises:
+        UsageError: with every problem, each naming its flag.
+    """
+    problems = [*_data_problems(parsed.get(PromptDataConfig), parsed.get(GraderConfig))]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
 def _data_problems(data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:
     if data.label_key is None and needs_label(grading.chosen_type):
         yield f"--label-key is missing: --rm-type {grading.chosen_type} compares with a reference answer"

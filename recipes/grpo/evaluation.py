@@ -1,7 +1,7 @@
 """Evaluation on held-out prompts during a GRPO run."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from recipes.config import EvalConfig
@@ -15,6 +15,8 @@ class EvalSet:
     """Held-out prompts under the name that their metrics carry."""
 
     name: str
+    config: EvalConfig
+    """Its own settings, see `EvalConfig.of_set`."""
     prompts: Sequence[Prompt]
     num_dropped_prompts: int
     """Rows that were left out because they are too long, or bad and to be skipped."""
@@ -24,22 +26,23 @@ class EvalSet:
 
 def eval_data(config: EvalConfig, data: PromptDataConfig) -> dict[str, PromptDataConfig]:
     """How each evaluation set is read, by name. Settings that the evaluation does not give are those of training."""
+    own = {name: config.of_set(name) for name in config.data_sets}
     return {
         name: replace(
             data,
             prompt_data=file,
             prompt_data_weights=(),
-            input_key=config.eval_input_key or data.input_key,
-            label_key=config.eval_label_key or data.label_key,
+            input_key=own[name].eval_input_key or data.input_key,
+            label_key=own[name].eval_label_key or data.label_key,
         )
         for name, file in config.data_sets.items()
     }
 
 
 def open_eval_set(
-    name: str, data: PromptDataConfig, tokenizer: Tokenizer, *, bad_rows: Sequence[RowNote] = ()
+    name: str, config: EvalConfig, data: PromptDataConfig, tokenizer: Tokenizer, *, bad_rows: Sequence[RowNote] = ()
 ) -> EvalSet:
-    """An evaluation set, read whole but for rows that are known to be bad.
+    """An evaluation set with its own settings, read whole but for rows that are known to be bad.
 
     Raises:
         DataError: for a file that is missing or has a bad row.
@@ -56,6 +59,7 @@ def open_eval_set(
     known = {note.row for note in bad_rows}
     return EvalSet(
         name=name,
+        config=config,
         prompts=prompts,
         num_dropped_prompts=source.num_dropped + source.num_bad,
         left_out=[note for note in source.take_notes() if note.row not in known],
@@ -95,26 +99,27 @@ def eval_grading(config: EvalConfig, grading: GraderConfig) -> GraderConfig:
 
 
 @contextmanager
-def open_eval_grader(config: EvalConfig, training: GraderPool, grading: GraderConfig) -> Generator[GraderPool]:
-    """The grader of the training samples, or one of its own where the evaluation is graded otherwise."""
-    own = eval_grading(config, grading)
-    if own == grading:
-        yield training
-        return
-    with GraderPool(own) as grader:
-        yield grader
+def open_eval_graders(
+    config: EvalConfig, training: GraderPool, grading: GraderConfig
+) -> Generator[Mapping[str, GraderPool]]:
+    """By data set, the grader of the training samples, or another where the data set is graded otherwise."""
+    own = {name: eval_grading(config.of_set(name), grading) for name in config.data_sets}
+    with ExitStack() as stack:
+        pools: list[tuple[GraderConfig, GraderPool]] = [(grading, training)]
+        for wanted in own.values():
+            if all(wanted != known for known, _ in pools):
+                pools.append((wanted, stack.enter_context(GraderPool(wanted))))
+        yield {name: next(pool for known, pool in pools if known == wanted) for name, wanted in own.items()}
 
 
-async def evaluate_set(
-    eval_set: EvalSet, pool: EnginePool, grader: GraderPool, config: EvalConfig, rollout: RolloutConfig
-) -> EvalReport:
+async def evaluate_set(eval_set: EvalSet, pool: EnginePool, grader: GraderPool, rollout: RolloutConfig) -> EvalReport:
     """Samples of every prompt of the set, graded."""
     return await evaluate(
         eval_set.prompts,
         pool,
         grader,
-        eval_sampling(config, rollout),
-        num_samples=config.n_samples_per_eval_prompt,
+        eval_sampling(eval_set.config, rollout),
+        num_samples=eval_set.config.n_samples_per_eval_prompt,
         seed=rollout.rollout_seed,
         timeout_s=rollout.generate_timeout_s,
     )

@@ -1,14 +1,16 @@
 """The GRPO loop: draw and grade groups, train on their advantages, publish the weights, and evaluate now and then."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from recipes.bad_rows import tell_bad_rows
 from recipes.clock import PhaseClock
+from recipes.config import EvalConfig
 from recipes.console import StepConsole
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
-from recipes.grpo.config import PROGRAM, GRPOJob, read_job
-from recipes.grpo.evaluation import evaluate_set, open_eval_grader
+from recipes.grpo.config import PROGRAM, GRPOJob, job_of, parse
+from recipes.grpo.eval_only import EvalJob, eval_job_of, run_evaluation
+from recipes.grpo.evaluation import evaluate_set, open_eval_graders
 from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
@@ -22,7 +24,19 @@ from rl_weights import SyncError
 
 def main(argv: Sequence[str]) -> int:
     """Runs GRPO as the command line says; returns the exit code."""
-    return run_to_its_end(PROGRAM, lambda: read_job(argv), run)
+    return run_to_its_end(PROGRAM, lambda: _read(argv), _run)
+
+
+def _read(argv: Sequence[str]) -> GRPOJob | EvalJob:
+    parsed = parse(argv)
+    return eval_job_of(parsed) if parsed.get(EvalConfig).eval_only else job_of(parsed)
+
+
+def _run(job: GRPOJob | EvalJob) -> None:
+    if isinstance(job, EvalJob):
+        run_evaluation(job)
+    else:
+        run(job)
 
 
 def run(job: GRPOJob) -> None:
@@ -36,11 +50,11 @@ def run(job: GRPOJob) -> None:
     with (
         telling_how_to_resume(PROGRAM, folder),
         GraderPool(job.grading) as grader,
-        open_eval_grader(job.evaluation, grader, job.grading) as eval_grader,
+        open_eval_graders(job.evaluation, grader, job.grading) as eval_graders,
         start_processes(job, console) as processes,
     ):
         grader.start()
-        grpo = _GRPO(job, processes, grader, eval_grader, folder, console)
+        grpo = _GRPO(job, processes, grader, eval_graders, folder, console)
         first_step = grpo.resume() if job.run.resume else 1
         with StopAfterStep() as stop:
             asyncio.run(grpo.train(first_step, stop))
@@ -56,11 +70,11 @@ class _GRPO:
         job: GRPOJob,
         processes: Processes,
         grader: GraderPool,
-        eval_grader: GraderPool,
+        eval_graders: Mapping[str, GraderPool],
         folder: RunFolder,
         console: StepConsole,
     ) -> None:
-        self.job, self.eval_grader, self.folder, self.console = job, eval_grader, folder, console
+        self.job, self.eval_graders, self.folder, self.console = job, eval_graders, folder, console
         self.trainer, self.engines, self.pool = processes.trainer, processes.engines, processes.pool
         self.rollout = Rollout(job.rollout, processes.pool, grader)
         self.memory = MemorySwitch(job.engine_placement, processes.trainer, processes.pool, self.publish)
@@ -123,7 +137,8 @@ class _GRPO:
     async def evaluate(self, *, after_step: int) -> None:
         """Samples and grades every evaluation set."""
         for eval_set in self.job.eval_sets:
-            report = await evaluate_set(eval_set, self.pool, self.eval_grader, self.job.evaluation, self.job.rollout)
+            grader = self.eval_graders[eval_set.name]
+            report = await evaluate_set(eval_set, self.pool, grader, self.job.rollout)
             self.log(eval_record(after_step, eval_set, report), title=f"eval {after_step}")
 
     def log(self, record: MetricsLine, *, title: str) -> None:

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
-from recipes.seats import Seats, take_seats
-from rl_rollout import EnginePool
+from recipes.seats import Seats, seats_of_engines, take_seats
+from rl_rollout import EngineConfig, EnginePool
+from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.rank import TrainerSpec
 
 if TYPE_CHECKING:
@@ -26,6 +28,36 @@ class Processes:
     trainer: "TrainerGroup"
     engines: "tuple[RayEngine, ...]"
     pool: EnginePool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What all engines of a run have in common."""
+
+    model: Path
+    sglang: SGLangArguments
+    config: EngineConfig
+    needs_tokenizer: bool
+    gives_memory_up: bool = False
+
+    def of_model(self, model: Path) -> Self:
+        """The same, of another model folder."""
+        return replace(self, model=model)
+
+
+@contextmanager
+def start_engines(spec: EngineSpec, *, num_engines: int, console: StepConsole) -> Generator[EnginePool]:
+    """Engines without a trainer, ready at the start of the block and gone after it."""
+    with ExitStack() as stack:
+        stack.enter_context(ray_cluster(num_actors=num_engines))
+        seats = seats_of_engines(num_engines)
+        engines: list[RayEngine] = []
+        stack.callback(_close_all, engines)
+        for index in range(num_engines):
+            engines.append(_start_engine(spec, seats, index))
+        with console.busy("starting engines"):
+            _wait_ready(engines)
+        yield EnginePool(engines)
 
 
 @contextmanager
@@ -43,10 +75,17 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
         seats = stack.enter_context(
             take_seats(job.trainer_placement, num_engines=num_engines, is_shared=placement.colocate)
         )
+        spec = EngineSpec(
+            model=job.run.hf_checkpoint,
+            sglang=job.sglang,
+            config=job.engine,
+            needs_tokenizer=bool(job.rollout.rollout_stop),
+            gives_memory_up=placement.releases_engines,
+        )
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
         for index in range(num_engines):
-            engines.append(_start_engine(job, seats, index))
+            engines.append(_start_engine(spec, seats, index))
         pool = EnginePool(engines)
         if placement.colocate:
             with console.busy("starting engines"):
@@ -73,18 +112,18 @@ def _close_all(engines: "Sequence[RayEngine]") -> None:
         list(threads.map(RayEngine.close, engines))
 
 
-def _start_engine(job: GRPOJob, seats: Seats, index: int) -> "RayEngine":
+def _start_engine(spec: EngineSpec, seats: Seats, index: int) -> "RayEngine":
     from rl_rollout.ray import start_engine
 
-    server_args = job.sglang.server_kwargs()
-    if job.engine_placement.releases_engines:
+    server_args = spec.sglang.server_kwargs()
+    if spec.gives_memory_up:
         server_args["enable_memory_saver"] = True
     return start_engine(
-        job.run.hf_checkpoint,
+        spec.model,
         name=f"engine {index}",
         server_args=server_args,
-        config=job.engine,
-        needs_tokenizer=bool(job.rollout.rollout_stop),
+        config=spec.config,
+        needs_tokenizer=spec.needs_tokenizer,
         num_gpus=seats.num_gpus,
         placement_group=seats.engines,
         bundle_index=-1 if seats.engines is None else index,

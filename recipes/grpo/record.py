@@ -18,6 +18,7 @@ _SHOWN = {
     "response_length_mean": "length",
     "truncated_share": "truncated",
 }
+_PASS_AT = "pass_at_"
 _SWITCHING = ("release", "resume", "publish")
 
 
@@ -68,7 +69,7 @@ def eval_record(step: int, eval_set: EvalSet, report: EvalReport) -> MetricsLine
         "num_prompts": len(eval_set.prompts),
         "num_dropped_prompts": eval_set.num_dropped_prompts,
         "accuracy": report.accuracy,
-        **{f"pass_at_{k}": value for k, value in report.pass_at_k.items()},
+        **{f"{_PASS_AT}{k}": value for k, value in report.pass_at_k.items()},
         "reward_mean": report.reward_mean,
         "response_length_mean": report.response_length_mean,
         "truncated_share": report.truncated_share,
@@ -84,6 +85,8 @@ def step_line(record: MetricsLine) -> dict[str, float | str]:
     if "data_set" in record:
         line["on"] = str(record["data_set"])
     line |= {shown: cast("float", record[name]) for name, shown in _SHOWN.items() if name in record}
+    if len(passes := [name for name in record if name.startswith(_PASS_AT)]) > 1:  # that of one sample is the accuracy
+        line[f"pass@{passes[-1].removeprefix(_PASS_AT)}"] = cast("float", record[passes[-1]])
     if isinstance(seconds := record.get("seconds"), Mapping):
         line |= {"switch": seconds["switch"], "s": seconds["step"]}
     if isinstance(memory_gib := record.get("memory_gib"), Mapping):

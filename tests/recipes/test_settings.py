@@ -12,13 +12,13 @@ from recipes.config import BatchConfig, EnginePlacementConfig, EvalConfig
 from recipes.config.limits import token_budget
 from recipes.console import StepConsole
 from recipes.grpo.config import read_job as read_grpo
-from recipes.grpo.evaluation import EvalSet, eval_grading, open_eval_grader
+from recipes.grpo.evaluation import EvalSet, eval_data, eval_grading, eval_sampling, open_eval_graders
 from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
-from rl_data import DataError, GraderConfig, GraderPool, RowFate, RowNote
-from rl_rollout import EvalReport, RolloutResult
+from rl_data import DataError, GraderConfig, GraderPool, PromptDataConfig, RowFate, RowNote
+from rl_rollout import EvalReport, RolloutConfig, RolloutResult
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.trainer import StepResult
@@ -46,6 +46,25 @@ def words_of(preset, inputs, folder, *words):
         ("--eval-top-p 0", "--eval-top-p 0.0: expected a share above 0, at most 1"),
         ("--eval-top-k 0", "--eval-top-k 0: expected -1 or at least 1"),
         ("--eval-top-k -2", "--eval-top-k -2: expected -1 or at least 1"),
+        ("--eval-only", "--eval-only: there is nothing to evaluate on; give --eval-prompt-data NAME FILE"),
+        ("--eval-settings {", "--eval-settings {: expected a JSON object"),
+        (
+            '--eval-settings {"x":{}}',
+            "--eval-settings x: expected a data set of --eval-prompt-data, which has none",
+        ),
+        ('--eval-prompt-data x y --eval-settings {"x":3}', "--eval-settings x: expected an object of flags to values"),
+        (
+            '--eval-prompt-data x y --eval-settings {"x":{"eval-interval":3}}',
+            "--eval-settings x: eval-interval: expected one of n-samples-per-eval-prompt, eval-temperature, ",
+        ),
+        (
+            '--eval-prompt-data x y --eval-settings {"x":{"eval-top-k":"3"}}',
+            "--eval-settings x: eval-top-k: expected a whole number, got '3'",
+        ),
+        (
+            '--eval-prompt-data x y --eval-settings {"x":{"eval-top-p":2}}',
+            "--eval-settings x: --eval-top-p 2: expected a share above 0, at most 1",
+        ),
         ("--ref-load .", "--ref-load . has no effect without --use-kl-loss"),
         ("--offload-train", "--offload-train: has no effect without --colocate"),
         ("--offload-rollout", "--offload-rollout: has no effect without --colocate"),
@@ -153,11 +172,11 @@ def test_a_row_that_the_grader_cannot_grade_is_named_before_anything_starts(flag
 
 def test_long_responses_are_punished_in_evaluation_by_its_own_longest():
     training = GraderConfig(rm_type="dapo+overlong", overlong_buffer_len=10, rollout_max_response_len=100)
-    evaluation = EvalConfig(eval_max_response_len=200)
-    with GraderPool(training) as grader, open_eval_grader(evaluation, grader, training) as eval_grader:
+    evaluation = EvalConfig(eval_prompt_data=("x", "x.jsonl"), eval_max_response_len=200)
+    with GraderPool(training) as grader, open_eval_graders(evaluation, grader, training) as eval_graders:
         values = [
             [pool.grade_now("Answer: 4", "4", num_tokens=num_tokens).value for num_tokens in (90, 95, 190, 195)]
-            for pool in (grader, eval_grader)
+            for pool in (grader, eval_graders["x"])
         ]
     assert values == [[1.0, 0.5, 0.0, 0.0], [1.0, 1.0, 1.0, 0.5]]
 
@@ -173,6 +192,31 @@ def test_the_evaluation_has_a_grader_of_its_own_only_where_it_grades_otherwise()
     assert eval_grading(short, shaped).overlong_buffer_len is None
     with pytest.raises(UsageError, match="--overlong-buffer-len 50: expected at most --eval-max-response-len 40"):
         eval_grading(EvalConfig(eval_max_response_len=40), shaped)
+
+
+def test_each_evaluation_set_can_have_settings_of_its_own():
+    rollout = RolloutConfig(rollout_max_response_len=100, rollout_batch_size=1)
+    training = GraderConfig(rm_type="dapo", rollout_max_response_len=100)
+    config = EvalConfig(
+        eval_prompt_data=("plain", "a.jsonl", "long", "b.jsonl", "also", "c.jsonl"),
+        eval_temperature=0.5,
+        eval_settings={
+            "long": {"eval-max-response-len": 400, "n-samples-per-eval-prompt": 16, "eval-rm-type": "gsm8k"},
+            "also": {"eval-temperature": 0, "eval-label-key": "answer", "eval-rm-type": "gsm8k"},
+        },
+    )
+    own = {name: config.of_set(name) for name in config.data_sets}
+    sampling = {name: eval_sampling(one, rollout) for name, one in own.items()}
+    assert [(one.temperature, one.max_new_tokens) for one in sampling.values()] == [(0.5, 100), (0.5, 400), (0, 100)]
+    assert [one.n_samples_per_eval_prompt for one in own.values()] == [1, 16, 1]
+    data = eval_data(config, PromptDataConfig(prompt_data="train.jsonl", label_key="label"))
+    assert [(one.prompt_data, one.label_key) for one in data.values()] == [
+        ("a.jsonl", "label"), ("b.jsonl", "label"), ("c.jsonl", "answer")
+    ]  # fmt: skip
+    with GraderPool(training) as grader, open_eval_graders(config, grader, training) as graders:
+        assert graders["plain"] is grader
+        assert graders["long"] is graders["also"]
+        assert graders["long"].grade_now("#### 5", "5", num_tokens=3).value == 1.0
 
 
 def megatron(**values):
@@ -299,7 +343,7 @@ def test_every_record_counts_the_prompts_that_were_too_long():
         accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,
         num_failed_samples=0, num_grader_timeouts=0, num_grader_crashes=0, samples=(),
     )  # fmt: skip
-    record = eval_record(0, EvalSet(name="x", prompts=(), num_dropped_prompts=3), report)
+    record = eval_record(0, EvalSet(name="x", config=EvalConfig(), prompts=(), num_dropped_prompts=3), report)
     assert (record["data_set"], record["num_prompts"], record["num_dropped_prompts"]) == ("x", 0, 3)
 
 

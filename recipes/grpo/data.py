@@ -1,0 +1,95 @@
+"""The data of a GRPO run: every row checked first, and then the prompts that fit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from recipes.arguments.foreign import ForeignArguments
+from recipes.arguments.parse import ParsedArguments
+from recipes.config import BatchConfig, EvalConfig
+from recipes.config.limits import token_budget
+from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_graders, open_eval_set
+from recipes.grpo.limits import engine_rooms, prompt_limit
+from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
+from rl_rollout import RolloutConfig
+
+
+class TrainingRows(NamedTuple):
+    """What is known of the rows for training after each was checked."""
+
+    num_rows: int
+    bad: Sequence[RowNote]
+    """Those that will be skipped."""
+
+
+def check_training_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> TrainingRows:
+    """Checks every row for training, and that it can be graded.
+
+    Raises:
+        DataError: naming a row that is bad, unless bad rows are to be skipped.
+    """
+    with GraderPool(parsed.get(GraderConfig)) as grader:
+        source = PromptSource(parsed.get(PromptDataConfig), tokenizer, check_label=grader.check_label)
+        return TrainingRows(bad=source.validate(), num_rows=len(source))
+
+
+def check_eval_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> Mapping[str, Sequence[RowNote]]:
+    """Checks every row for evaluation; the bad ones that will be skipped, by data set.
+
+    Raises:
+        DataError: naming a row that is bad, unless bad rows are to be skipped.
+    """
+    data, grading, evaluation = parsed.get(PromptDataConfig), parsed.get(GraderConfig), parsed.get(EvalConfig)
+    with GraderPool(grading) as training, open_eval_graders(evaluation, training, grading) as graders:
+        return {
+            name: PromptSource(held_out, tokenizer, check_label=graders[name].check_label).validate()
+            for name, held_out in eval_data(evaluation, data).items()
+        }
+
+
+def open_training(
+    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer, rows: TrainingRows
+) -> PromptSource:
+    """The prompts that fit with the longest response, into an engine and into a micro-batch."""
+    data, rollout = parsed.get(PromptDataConfig), parsed.get(RolloutConfig)
+    budget = token_budget(parsed.get(BatchConfig), foreign.megatron)
+    limit = prompt_limit(
+        data.rollout_max_prompt_len,
+        {"--max-tokens-per-gpu": budget, **engine_rooms(foreign.megatron, foreign.sglang)},
+        response_flag="--rollout-max-response-len",
+        response=rollout.rollout_max_response_len,
+    )
+    training = replace(data, rollout_max_prompt_len=limit)
+    # Fails where every prompt is too long, or the chat template refuses the first.
+    probe = PromptSource(replace(training, num_data_workers=0), tokenizer)
+    probe.leave_out(rows.bad)
+    probe.next_batch(1)
+    source = PromptSource(training, tokenizer)
+    source.leave_out(rows.bad)
+    return source
+
+
+def open_eval_sets(
+    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer, bad: Mapping[str, Sequence[RowNote]]
+) -> list[EvalSet]:
+    """Of each data set, the prompts that fit into an engine with its longest response.
+
+    Args:
+        parsed: our settings.
+        foreign: what limits an engine.
+        tokenizer: of the model.
+        bad: rows to skip, by data set.
+    """
+    data, rollout, evaluation = parsed.get(PromptDataConfig), parsed.get(RolloutConfig), parsed.get(EvalConfig)
+    opened: list[EvalSet] = []
+    for name, held_out in eval_data(evaluation, data).items():
+        own = evaluation.of_set(name)
+        limit = prompt_limit(
+            data.rollout_max_prompt_len,
+            engine_rooms(foreign.megatron, foreign.sglang),
+            response_flag="--eval-max-response-len",
+            response=own.eval_max_response_len or rollout.rollout_max_response_len,
+        )
+        held_out = replace(held_out, rollout_max_prompt_len=limit)
+        opened.append(open_eval_set(name, own, held_out, tokenizer, bad_rows=bad[name]))
+    return opened

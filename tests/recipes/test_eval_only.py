@@ -1,0 +1,52 @@
+"""An evaluation without training: engines alone, on what a run would start from."""
+
+import json
+
+import pytest
+
+from recipes.errors import UsageError
+from recipes.grpo.config import parse
+from recipes.grpo.eval_only import eval_job_of
+from tests.recipes.running import recipe
+from tests.recipes.short_runs import records
+
+
+@pytest.mark.slow
+def test_a_checkpoint_evaluated_alone_gives_what_its_run_found(start, easy_inputs, policy, straight, tmp_path):
+    own = {"short": {"n-samples-per-eval-prompt": 4, "eval-max-response-len": 2}}
+    words = (
+        "--hf-checkpoint",
+        policy / "model",
+        "--load",
+        straight.folder / "checkpoints",
+        "--run-dir",
+        tmp_path / "run",
+    )
+    held_out = ("--eval-prompt-data", "held-out", easy_inputs.eval_prompts, "short", easy_inputs.eval_prompts)
+    run = start(recipe("grpo", "--eval-only", *words, *held_out, "--eval-settings", json.dumps(own)))
+    assert run.end() == 0, run.err
+    assert run.left_after(5) == []
+
+    found, short = records(tmp_path / "run")
+    expected = records(straight.folder)[-1]
+    assert {**found, "step": 0} == {**expected, "step": 0}
+    assert short["data_set"] == "short"
+    assert [name for name in short if name.startswith("pass_at_")] == ["pass_at_1", "pass_at_2", "pass_at_4"]
+    assert short["pass_at_1"] == short["accuracy"] <= short["pass_at_2"] <= short["pass_at_4"]
+    assert short["truncated_share"] == 1.0
+    assert short["response_length_mean"] == 2.0
+    samples = records(tmp_path / "run", "samples.jsonl")
+    assert len(samples) == found["num_prompts"] + 4 * short["num_prompts"]
+
+
+def test_it_needs_no_data_for_training_and_refuses_what_makes_no_sense(inputs, tmp_path):
+    words = ["--preset", "tiny_math", "--eval-only", "--hf-checkpoint", str(inputs.model), "--run-dir", str(tmp_path)]
+    words += ["--eval-prompt-data", "held-out", str(inputs.eval_prompts)]
+    assert parse(words).given["--prompt-data"].values == ("none",)
+    assert parse([*words, "--prompt-data", "x"]).given["--prompt-data"].values == ("x",)
+    with pytest.raises(UsageError, match="--eval-only: there is nothing to go on with, so --resume has no effect"):
+        eval_job_of(parse([*words, "--resume"]))
+    with pytest.raises(UsageError, match="--eval-only: only what --skip-eval-before-train leaves out is done"):
+        parse([*words, "--skip-eval-before-train"])
+    with pytest.raises(UsageError, match="--prompt-data is missing"):
+        parse([word for word in words if word != "--eval-only"])
