@@ -7,7 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
@@ -17,11 +17,12 @@ from rl_weights.dtypes import dtype_name
 from rl_weights.errors import CheckpointError
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules.box import Box
-from rl_weights.torch_dist.file_part import FilePart
 from rl_weights.torch_dist.names import METADATA_FILE, RELEASE, TRACKER_FILE, Place, name_of_row, num_row_dims
+from rl_weights.torch_dist.stored_tensor import stored_tensor
 
 _UNPICKLING_ERRORS = (
-    pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError,
+    pickle.UnpicklingError, AssertionError, EOFError, AttributeError, IndexError, KeyError, OverflowError, TypeError,
+    ValueError,
 )  # fmt: skip
 """What unpickling damaged content ends in."""
 
@@ -127,11 +128,10 @@ class TorchDistCheckpoint:
             raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
         try:
             with file.open("rb", buffering=0) as stream:
-                part = FilePart(stream, stored.offset, stored.length)
-                tensor = torch.load(cast("IO[bytes]", part), map_location="cpu", weights_only=True)
+                tensor = stored_tensor(stream, stored.offset, stored.length)
         except (OSError, RuntimeError, *_UNPICKLING_ERRORS) as error:
             raise CheckpointError(f"{file}: damaged: {key} at {stored.offset}: {error}") from error
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != chunk.sizes:
+        if tensor.shape != chunk.sizes:
             raise CheckpointError(f"{file}: {key} at {stored.offset}: expected a tensor of shape {tuple(chunk.sizes)}")
         return tensor
 

@@ -24,14 +24,18 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from rl_weights.checksum import as_bytes
 from rl_weights.dtypes import dtype_named
 from rl_weights.json_value import JsonValue
+from rl_weights.read_ahead import read_ahead
 from rl_weights.rules.box import Box
 from rl_weights.torch_dist.names import METADATA_FILE
 
 COMMON_STATE_KEY = "common_state/shard_0_1"
 _BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 _BUFFER_BYTES = 2**20
+_ALIGNMENT = 64
+"""Of what is written, so that who maps the file into memory finds tensors at multiples of their elements' size."""
 
 
 class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ class PartToStore:
 
     part: StoredPart
     make: Callable[[], torch.Tensor]
-    """Called once; gives a tensor on the CPU, of the part's dtype and of its size but for the rows."""
+    """Called once, in a thread; gives a tensor on the CPU, of the part's dtype and of its size but for the rows."""
 
 
 def rank_file(rank: int) -> str:
@@ -85,7 +89,7 @@ def rank_file(rank: int) -> str:
 
 
 def write_file(file: Path, objects: Mapping[str, object], parts: Iterable[PartToStore]) -> list[StoredAt]:
-    """Writes the file of one rank, holding one part at a time, and says where everything lies in it.
+    """Writes the file of one rank, making the next part meanwhile, and says where everything lies in it.
 
     Args:
         file: is made.
@@ -96,8 +100,9 @@ def write_file(file: Path, objects: Mapping[str, object], parts: Iterable[PartTo
     with file.open("wb", buffering=_BUFFER_BYTES) as stream, _without_crc32():
         for key, content in objects.items():
             written.append(_append(stream, file.name, key, None, [content]))
-        for item in parts:
-            written.append(_append(stream, file.name, item.part.key, item.part.offset, _made(item)))
+        with read_ahead((item.part, _made(item)) for item in parts) as made:
+            for part, tensor in made:
+                written.append(_append(stream, file.name, part.key, part.offset, tensor))
     return written
 
 
@@ -135,13 +140,19 @@ def _made(item: PartToStore) -> torch.Tensor:
     made, part = item.make(), item.part
     num_rows = len(part.size) - made.ndim
     assert (made.dtype, tuple(made.shape)) == (dtype_named(part.dtype, part.key), part.size[num_rows:])
-    made = made.contiguous()
     if made.untyped_storage().nbytes() != made.nbytes:  # of a view torch.save would write all that it is a view of
-        made = made.clone()
-    return made[(None,) * num_rows]
+        made = _with_storage_of_its_own(made)
+    return made.contiguous()[(None,) * num_rows]
+
+
+def _with_storage_of_its_own(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, contiguous, over a storage that has its bytes alone; shared with one that is contiguous already."""
+    flat = torch.frombuffer(memoryview(as_bytes(tensor).numpy()), dtype=torch.uint8) if tensor.numel() else tensor
+    return flat.view(tensor.dtype).view(tensor.shape)
 
 
 def _append(stream: BinaryIO, file: str, key: str, offset: tuple[int, ...] | None, content: object) -> StoredAt:
+    stream.write(bytes(-stream.tell() % _ALIGNMENT))
     start = stream.tell()
     torch.save(content, stream)
     return StoredAt(key, offset, file, start, stream.tell() - start)
