@@ -91,6 +91,19 @@ def test_weights_travel_over_nccl_to_an_engine_on_another_gpu(model) -> None:
             assert (report.transport, report.buffers_on) == ("nccl", "cuda:0")
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU; the engine has two")
+def test_an_engine_on_two_gpus_reads_the_memory_of_one(model) -> None:
+    arguments = {"attention_backend": "triton", "mem_fraction_static": 0.3, "disable_cuda_graph": True, "tp_size": 2}
+    with SGLangEngine(model, name="engine 2", server_args=arguments) as engine:
+        assert len((engine.device_uuid() or "").split(",")) == 2
+        source = source_of(model, scale=0.5)
+        for transport in (DirectTransport(allow_host=False), DirectTransport()):
+            publisher = Publisher(source, [engine], bucket_bytes=8 * MIB, transport=transport)
+            for version in (1, 2):
+                report = publisher.publish(version, verify=True)
+            assert report.buffers_on == ("cuda:0" if transport.name == "cuda_ipc" else "cpu")
+
+
 def test_a_damaged_bucket_on_the_gpu_is_named_and_the_engine_lives(engine, model) -> None:
     name, tensor = "model.norm.weight", HFCheckpoint(model).read("model.norm.weight").cuda()
     buffer = tensor.view(torch.uint8).view(-1).clone()
