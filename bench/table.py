@@ -76,6 +76,17 @@ BARS = (
         unit=" GiB",
     ),
     Bar(
+        name="arithmetic_30m_accuracy_sft",
+        what="held-out accuracy on arithmetic of 3 to 5 steps, 30M parameters, after SFT",
+        limit=0.4,
+    ),
+    Bar(
+        name="arithmetic_30m_accuracy_grpo",
+        what="the same, after GRPO from there",
+        limit=0.9,
+        is_minimum=True,
+    ),
+    Bar(
         name="convert_to_torch_dist_over_copy",
         what="8 GB checkpoint, Hugging Face to torch_dist, over `cp -r`",
         limit=2.5,

@@ -9,7 +9,6 @@ from typing import Any
 import jinja2
 import msgspec
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from recipes.errors import UsageError
 from recipes.report.charts import make_figures
@@ -32,6 +31,8 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UsageError: if metrics.jsonl is missing, or a file is not what it should be; no page is written then.
     """
+    from plotly.offline import get_plotlyjs  # a megabyte of script that only the page needs
+
     if not run_dir.is_dir():
         raise UsageError(
             f"{run_dir}: expected the folder of a run, found {'a file' if run_dir.exists() else 'nothing'}"

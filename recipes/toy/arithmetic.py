@@ -1,29 +1,16 @@
-"""Arithmetic problems and conversations about them, drawn from a seed.
+"""Sums of two numbers, and conversations about them, drawn from a seed.
 
 The pool of problems is fixed and split once: a problem held out for evaluation occurs neither among the training
 problems nor in a conversation, whatever the seed.
 """
 
-import json
 import random
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from recipes.errors import UsageError
-from rl_data.json import JsonValue
-
-type Split = Literal["train", "eval"]
-
-_EVAL_SHARE_PERCENT = 15
-
-_QUESTIONS = (
-    "What is {}?",
-    "Compute {}.",
-    "How much is {}?",
-)
+from recipes.toy.questions import QUESTIONS, Split, split_of
 
 # As in collected instruction data, only some answers follow the format that the grader wants.
 _GRADED_SHARE = 0.3
@@ -54,7 +41,7 @@ class Problem(NamedTuple):
     @property
     def split(self) -> Split:
         """Where the problem belongs: a checksum of its text decides."""
-        return "eval" if zlib.crc32(self.text.encode()) % 100 < _EVAL_SHARE_PERCENT else "train"
+        return split_of(self.text)
 
 
 @cache
@@ -82,45 +69,19 @@ def draw_conversations(num_conversations: int, seed: int) -> list[tuple[str, str
         problem = random_state.choice(pool)
         is_graded = random_state.random() < _GRADED_SHARE
         answer = _GRADED_ANSWER if is_graded else random_state.choice(_OTHER_ANSWERS)
-        question = random_state.choice(_QUESTIONS).format(problem.text)
+        question = random_state.choice(QUESTIONS).format(problem.text)
         pairs.append((question, answer.format(sum=f"{problem.text} = {problem.result}", result=problem.result)))
     return pairs
 
 
-def make_conversations(path: Path, num_conversations: int, seed: int) -> Path:
-    """Writes conversations in the OpenHermes schema, one a line, and returns `path`."""
-    return _write_lines(
-        path,
-        (
-            {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
-            for question, answer in draw_conversations(num_conversations, seed)
-        ),
-    )
-
-
-def make_problems(path: Path, num_problems: int, seed: int, split: Split) -> Path:
-    """Writes different problems of one split in the dapo-math schema, one a line, and returns `path`.
+def draw_problems(num_problems: int, random_state: random.Random, split: Split) -> Iterator[tuple[str, int]]:
+    """(question, right answer) of different problems of one split.
 
     Raises:
         UsageError: if the split has fewer problems.
     """
     pool = problem_pool(split)
     if num_problems > len(pool):
-        raise UsageError(f"{path}: expected at most {len(pool)} {split} problems, got {num_problems}")
-    random_state = random.Random(seed)
-    return _write_lines(
-        path,
-        (
-            {
-                "prompt": [{"role": "user", "content": random_state.choice(_QUESTIONS).format(problem.text)}],
-                "label": str(problem.result),
-            }
-            for problem in random_state.sample(pool, num_problems)
-        ),
-    )
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, JsonValue]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
+        raise UsageError(f"expected at most {len(pool)} {split} problems, got {num_problems}")
+    for problem in random_state.sample(pool, num_problems):
+        yield random_state.choice(QUESTIONS).format(problem.text), problem.result
