@@ -24,27 +24,42 @@ _SLIVER = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seats:
-    """What to tell Ray about a rank or an engine; those in a placement group have the bundle of their number."""
+class EngineSeat:
+    """What to tell Ray about an engine."""
 
     num_gpus: float
-    """GPUs of a process: 1, a share of one, or 0 where there are none."""
+    """As many as the engine has, a share of one where others sit there too, or 0 where there are none."""
+    group: "PlacementGroup | None" = None
+    """None: anywhere."""
+    bundle: int = -1
+    gpu_ids: tuple[str, ...] = ()
+    """The GPUs of the engine, where they are in several bundles, of which Ray shows it the first alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seats:
+    """What to tell Ray about ranks and engines; in a placement group a rank has the bundle of its number."""
+
+    num_gpus: float
+    """Of a rank: 1, a share of one, or 0 where there are none."""
     ranks: "PlacementGroup | None" = None
     """Of the trainer's ranks; None: anywhere."""
-    engines: "PlacementGroup | None" = None
-    """Of the engines: the ranks' one, or anywhere."""
+    engines: tuple[EngineSeat, ...] = ()
     host: str = _LOOPBACK
     """Address of the node of rank 0, at which the ranks meet."""
 
 
 @contextmanager
-def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: bool) -> Generator[Seats]:
+def take_seats(
+    trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: bool, gpus_per_engine: int = 1
+) -> Generator[Seats]:
     """Seats for a run's processes, free again after the block. To be used inside `ray_cluster`.
 
     Args:
         trainer: nodes, and ranks of each.
         num_engines: engines beside them.
-        is_shared: whether engine i sits on the GPU of rank i.
+        gpus_per_engine: all of one node.
+        is_shared: whether the engines, one after the other, sit on the GPUs of the ranks.
 
     Raises:
         UsageError: if the cluster has too few nodes or GPUs, or has not set them free in time.
@@ -53,16 +68,18 @@ def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: 
     deadline = time.monotonic() + _PLACEMENT_TIMEOUT_S
     while len(_live_nodes()) < num_nodes and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # those of a cluster that was just started come one by one
-    num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines)
+    num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines * gpus_per_engine)
+    anywhere = (EngineSeat(num_gpus=num_gpus * gpus_per_engine),) * num_engines
     if num_nodes == 1 and not is_shared and len(_live_nodes()) == 1:
-        yield Seats(num_gpus=num_gpus)
+        yield Seats(num_gpus=num_gpus, engines=anywhere)
         return
     from ray.util.placement_group import placement_group, remove_placement_group
 
     hosts = _hosts(num_nodes, num_gpus=num_gpus * trainer.actor_num_gpus_per_node) if num_nodes > 1 else ()
+    first_of_engine = range(0, num_engines * gpus_per_engine, gpus_per_engine) if is_shared else ()
     bundles: list[dict[str, float]] = []
     for rank in range(num_ranks):
-        bundle: dict[str, float] = {"CPU": 2 if is_shared and rank < num_engines else 1}
+        bundle: dict[str, float] = {"CPU": 2 if rank in first_of_engine else 1}
         if num_gpus:
             bundle["GPU"] = 1
         if hosts:
@@ -77,20 +94,46 @@ def take_seats(trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: 
         yield Seats(
             num_gpus=num_gpus / 2 if is_shared else num_gpus,
             ranks=group,
-            engines=group if is_shared else None,
+            engines=_shared(group, first_of_engine, gpus_per_engine, num_gpus / 2) if is_shared else anywhere,
             host=hosts[0] if hosts else _LOOPBACK,
         )
     finally:
         remove_placement_group(group)
 
 
-def seats_of_engines(num_engines: int) -> Seats:
-    """Seats for engines without a trainer: anywhere. To be used inside `ray_cluster`.
+def seats_of_engines(num_engines: int, *, num_gpus: int) -> tuple[EngineSeat, ...]:
+    """Seats for engines of so many GPUs without a trainer: anywhere. To be used inside `ray_cluster`.
 
     Raises:
         UsageError: if the cluster has too few GPUs.
     """
-    return Seats(num_gpus=gpus_per_actor(num_actors=num_engines))
+    has_gpus = gpus_per_actor(num_actors=num_engines * num_gpus)
+    return (EngineSeat(num_gpus=has_gpus * num_gpus),) * num_engines
+
+
+def _shared(
+    group: "PlacementGroup", first_of_engine: Sequence[int], gpus_per_engine: int, share: float
+) -> tuple[EngineSeat, ...]:
+    """The engines' seats beside the ranks: each in the bundle of its first rank."""
+    ids = _gpu_ids(group, share) if share and gpus_per_engine > 1 else ()
+    return tuple(
+        EngineSeat(num_gpus=share, group=group, bundle=first, gpu_ids=tuple(ids[first : first + gpus_per_engine]))
+        for first in first_of_engine
+    )
+
+
+def _gpu_ids(group: "PlacementGroup", share: float) -> Sequence[str]:
+    """[bundles] CUDA's name of each bundle's GPU, told by a task that sits there for a moment."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    def look() -> str:
+        (gpu_id,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        return gpu_id
+
+    task = ray.remote(num_cpus=0, num_gpus=share)(look)
+    places = (PlacementGroupSchedulingStrategy(group, index) for index in range(group.bundle_count))
+    return ray.get([task.options(scheduling_strategy=place).remote() for place in places], timeout=_PLACEMENT_TIMEOUT_S)
 
 
 def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:

@@ -43,9 +43,12 @@ class EnginePlacementConfig:
     """
 
     rollout_num_gpus: int | None = field(
-        default=None, metadata={"help": "engines, one per GPU (default: 1, and with --colocate one per trainer rank)"}
+        default=None,
+        metadata={"help": "GPUs of all engines (default: those of one engine, and with --colocate the trainer's)"},
     )
-    rollout_num_gpus_per_engine: int = field(default=1, metadata={"help": "GPUs of an engine; only 1 is offered yet"})
+    rollout_num_gpus_per_engine: int = field(
+        default=1, metadata={"help": "GPUs of an engine, which spreads the model over them (SGLang's tp-size)"}
+    )
     colocate: bool = field(
         default=False,
         metadata={
@@ -69,12 +72,11 @@ class EnginePlacementConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.rollout_num_gpus is not None:
-            require_at_least(self, 1, "rollout_num_gpus")
-        if self.rollout_num_gpus_per_engine != 1:
+        require_at_least(self, 1, "rollout_num_gpus", "rollout_num_gpus_per_engine")
+        if self.rollout_num_gpus is not None and self.rollout_num_gpus % self.rollout_num_gpus_per_engine:
             raise UsageError(
-                f"--rollout-num-gpus-per-engine {self.rollout_num_gpus_per_engine}: expected 1; engines of several "
-                "GPUs are not offered yet: give more engines, with --rollout-num-gpus"
+                f"--rollout-num-gpus {self.rollout_num_gpus}: expected a multiple of --rollout-num-gpus-per-engine "
+                f"{self.rollout_num_gpus_per_engine}"
             )
         for name in ("offload_rollout", "offload_train", "offload_train_parameters"):
             if getattr(self, name) and not self.colocate:
@@ -84,9 +86,10 @@ class EnginePlacementConfig:
 
     def num_engines(self, world_size: int) -> int:
         """Number of engines beside `world_size` trainer ranks."""
-        if self.rollout_num_gpus is not None:
-            return self.rollout_num_gpus
-        return world_size if self.colocate else 1
+        num_gpus = self.rollout_num_gpus
+        if num_gpus is None:
+            num_gpus = world_size if self.colocate else self.rollout_num_gpus_per_engine
+        return num_gpus // self.rollout_num_gpus_per_engine
 
     @property
     def releases_engines(self) -> bool:

@@ -23,9 +23,9 @@ class WeightSyncConfig:
     update_weight_transport: _Transport = field(
         default="auto",
         metadata={
-            "help": "the way of the weights: cuda_ipc (engines read the trainer's GPU memory), host (bytes of host "
-            "memory), gloo or nccl (a process group with each engine), disk (a shared folder); auto is cuda_ipc where "
-            "all share one GPU, and else host",
+            "help": "the way of the weights: cuda_ipc (engines read the memory of the trainer's GPU), host (bytes of "
+            "host memory), gloo or nccl (a process group with each engine), disk (a shared folder); auto is cuda_ipc "
+            "where all share one GPU, and else host",
         },
     )
     update_weight_mode: _Mode = field(

@@ -92,9 +92,13 @@ def _eval_problems(parsed: ParsedArguments) -> Iterator[str]:
 
 
 def _placement_problems(engines: EnginePlacementConfig, trainer: TrainerPlacementConfig) -> Iterator[str]:
-    num_engines = engines.num_engines(trainer.world_size)
-    if engines.colocate and num_engines > trainer.world_size:
+    if not engines.colocate:
+        return
+    num_gpus, of_each = engines.rollout_num_gpus, engines.rollout_num_gpus_per_engine
+    if num_gpus is not None and num_gpus > trainer.world_size:
+        yield f"--rollout-num-gpus {num_gpus}: with --colocate expected at most the trainer's {trainer.world_size} GPUs"
+    if trainer.actor_num_gpus_per_node % of_each:
         yield (
-            f"--rollout-num-gpus {num_engines}: with --colocate expected at most one engine for each of "
-            f"--actor-num-gpus-per-node {trainer.world_size}"
+            f"--rollout-num-gpus-per-engine {of_each}: with --colocate an engine has GPUs of one node's ranks; "
+            f"expected a divisor of --actor-num-gpus-per-node {trainer.actor_num_gpus_per_node}"
         )

@@ -20,7 +20,7 @@ from recipes.config.checks import check_recompute
 from recipes.grpo.checks import check_together
 from recipes.grpo.data import check_eval_rows, check_training_rows, open_eval_sets, open_training
 from recipes.grpo.evaluation import EvalSet
-from recipes.grpo.limits import check_host_memory
+from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
@@ -121,6 +121,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
+    check_engine_ranks(parsed.get(EnginePlacementConfig).rollout_num_gpus_per_engine, model_config)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)

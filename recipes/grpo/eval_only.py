@@ -15,6 +15,7 @@ from recipes.errors import UsageError
 from recipes.grpo.checks import check_held_out
 from recipes.grpo.data import check_eval_rows, open_eval_sets
 from recipes.grpo.evaluation import EvalSet, evaluate_set, open_eval_graders
+from recipes.grpo.limits import check_engine_ranks
 from recipes.grpo.placement import EngineSpec, start_engines
 from recipes.grpo.record import eval_record, step_line
 from recipes.model_folder import check_weights
@@ -58,6 +59,7 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
     check_held_out(parsed)
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
+    check_engine_ranks(placement.rollout_num_gpus_per_engine, model_config)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with ForeignParsers() as own:
         loading = parsers or own
@@ -73,6 +75,7 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
             sglang=foreign.sglang,
             config=parsed.get(EngineConfig),
             needs_tokenizer=bool(rollout.rollout_stop),
+            num_gpus=placement.rollout_num_gpus_per_engine,
         ),
         num_engines=placement.num_engines(world_size),
         rollout=rollout,

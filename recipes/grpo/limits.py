@@ -12,6 +12,7 @@ from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.host_memory import require_host_memory
 from rl_weights.rules import rules_for
 
+_FFN = "intermediate_size"
 _FLOAT32, _HALF = 4, 2
 
 
@@ -40,6 +41,22 @@ def prompt_limit(wanted: int | None, rooms: Mapping[str, int], *, response_flag:
     if room <= response:
         raise UsageError(f"{what} {room}: no room for a prompt beside a response of {response_flag} {response} tokens")
     return room - response if wanted is None else min(room - response, wanted)
+
+
+def check_engine_ranks(num_ranks: int, model_config: Mapping[str, JsonValue]) -> None:
+    """Does nothing if an engine can spread the model over so many GPUs.
+
+    Raises:
+        UsageError: naming what of the model cannot be divided.
+    """
+    sizes = {name: model_config.get(name) for name in ("num_attention_heads", "num_key_value_heads", _FFN)}
+    for name, size in sizes.items():
+        is_repeated = name == "num_key_value_heads" and isinstance(size, int) and num_ranks % size == 0
+        if isinstance(size, int) and size % num_ranks and not is_repeated:
+            raise UsageError(
+                f"--rollout-num-gpus-per-engine {num_ranks}: config.json has {name} {size}, of which each GPU of an "
+                "engine would have to get the same number"
+            )
 
 
 def parked_bytes(

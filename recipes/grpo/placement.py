@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
-from recipes.seats import Seats, seats_of_engines, take_seats
+from recipes.seats import EngineSeat, Seats, seats_of_engines, take_seats
 from rl_rollout import EngineConfig, EnginePool
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.megatron.rank import TrainerSpec
@@ -38,6 +38,8 @@ class EngineSpec:
     sglang: SGLangArguments
     config: EngineConfig
     needs_tokenizer: bool
+    num_gpus: int
+    """Of each engine; processes where there are none."""
     gives_memory_up: bool = False
 
     def of_model(self, model: Path) -> Self:
@@ -50,11 +52,11 @@ def start_engines(spec: EngineSpec, *, num_engines: int, console: StepConsole) -
     """Engines without a trainer, ready at the start of the block and gone after it."""
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(num_actors=num_engines))
-        seats = seats_of_engines(num_engines)
+        seats = seats_of_engines(num_engines, num_gpus=spec.num_gpus)
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
-        for index in range(num_engines):
-            engines.append(_start_engine(spec, seats, index))
+        for index, seat in enumerate(seats):
+            engines.append(_start_engine(spec, seat, index))
         with console.busy("starting engines"):
             _wait_ready(engines)
         yield EnginePool(engines)
@@ -73,19 +75,25 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(num_actors=num_ranks + num_engines))
         seats = stack.enter_context(
-            take_seats(job.trainer_placement, num_engines=num_engines, is_shared=placement.colocate)
+            take_seats(
+                job.trainer_placement,
+                num_engines=num_engines,
+                gpus_per_engine=placement.rollout_num_gpus_per_engine,
+                is_shared=placement.colocate,
+            )
         )
         spec = EngineSpec(
             model=job.run.hf_checkpoint,
             sglang=job.sglang,
             config=job.engine,
             needs_tokenizer=bool(job.rollout.rollout_stop),
+            num_gpus=placement.rollout_num_gpus_per_engine,
             gives_memory_up=placement.releases_engines,
         )
         engines: list[RayEngine] = []
         stack.callback(_close_all, engines)
-        for index in range(num_engines):
-            engines.append(_start_engine(spec, seats, index))
+        for index, seat in enumerate(seats.engines):
+            engines.append(_start_engine(spec, seat, index))
         pool = EnginePool(engines)
         if placement.colocate:
             with console.busy("starting engines"):
@@ -112,21 +120,24 @@ def _close_all(engines: "Sequence[RayEngine]") -> None:
         list(threads.map(RayEngine.close, engines))
 
 
-def _start_engine(spec: EngineSpec, seats: Seats, index: int) -> "RayEngine":
+def _start_engine(spec: EngineSpec, seat: EngineSeat, index: int) -> "RayEngine":
     from rl_rollout.ray import start_engine
 
     server_args = spec.sglang.server_kwargs()
     if spec.gives_memory_up:
         server_args["enable_memory_saver"] = True
+    if spec.num_gpus > 1:
+        server_args["tp_size"] = spec.num_gpus
     return start_engine(
         spec.model,
         name=f"engine {index}",
         server_args=server_args,
         config=spec.config,
         needs_tokenizer=spec.needs_tokenizer,
-        num_gpus=seats.num_gpus,
-        placement_group=seats.engines,
-        bundle_index=-1 if seats.engines is None else index,
+        num_gpus=seat.num_gpus,
+        placement_group=seat.group,
+        bundle_index=seat.bundle,
+        gpu_ids=seat.gpu_ids,
     )
 
 

@@ -100,11 +100,12 @@ def policy(easy_inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def straight(easy_inputs: Inputs, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """A GRPO run from there whose trainer and engine take turns with their memory."""
+    """A GRPO run from there whose two trainer ranks and engine of two ranks take turns with their memory."""
     folder = tmp_path_factory.mktemp("straight")
-    colocated = ("--colocate", "--rollout-num-gpus", 1, "--offload-train-parameters")
+    colocated = ("--colocate", "--rollout-num-gpus-per-engine", 2, "--offload-train-parameters")
+    checked = ("--update-weight-transport", "gloo", "--check-weight-update-equal")
     inputs = easy_inputs._replace(model=policy / "model")
-    return run_to_the_end(grpo(inputs, folder / "run", *colocated), folder)
+    return run_to_the_end(grpo(inputs, folder / "run", *colocated, *checked), folder)
 
 
 def run_to_the_end(words: Sequence[str], folder: Path) -> Straight:

@@ -90,16 +90,13 @@ def test_the_list_of_supervised_training_resolves_to_our_preset(paths, inputs, t
 
 
 @pytest.mark.slow
-def test_the_list_of_grpo_with_engines_of_one_gpu_resolves_to_the_values_of_our_preset(
-    paths, inputs, tmp_path, parsers
-):
+def test_the_list_of_grpo_resolves_to_the_values_of_our_preset(paths, inputs, tmp_path, parsers):
     paths["DATA"] = str(inputs.prompts)
-    list_for_one = GRPO_LIST.replace("--rollout-num-gpus-per-engine 2", "--rollout-num-gpus-per-engine 1")
-    words = [paths.get(word, word) for word in list_for_one.split()]
+    words = [paths.get(word, word) for word in GRPO_LIST.split()]
     # This machine may not have the memory for the offload.
     theirs = read_grpo(["--bf16", "--no-offload-train", "--run-dir", str(tmp_path / "theirs"), *words], parsers)
     same = ["--hf-checkpoint", paths["MODEL"], "--prompt-data", paths["DATA"], "--run-dir", str(tmp_path / "ours")]
-    preset = ["--preset", "qwen3_4b_dapo_math_4xa100_40gb", "--actor-num-gpus-per-node", "8", "--no-offload-train"]
+    preset = ["--preset", "qwen3_4b_dapo_math", "--no-offload-train"]
     ours = read_grpo([*preset, *same, "--eval-prompt-data", "aime", paths["EVAL"]], parsers)
     assert resolved(theirs)["sglang"].server_kwargs() == resolved(ours)["sglang"].server_kwargs()
     assert resolved(theirs) == resolved(ours)
@@ -112,14 +109,6 @@ def test_the_list_of_grpo_with_engines_of_one_gpu_resolves_to_the_values_of_our_
 def without_backend(job) -> dict[str, object]:
     """Megatron's values, but for the attention's: slime's lists ask for flash, which the presets leave to us."""
     return {name: value for name, value in job.megatron.values.items() if name != "attention_backend"}
-
-
-def test_engines_of_two_gpus_are_refused_by_name(paths, inputs, tmp_path):
-    paths["DATA"] = str(inputs.prompts)
-    words = [paths.get(word, word) for word in GRPO_LIST.split()]
-    with pytest.raises(UsageError) as error:
-        read_grpo(["--bf16", "--run-dir", str(tmp_path / "run"), *words])
-    assert str(error.value).startswith("--rollout-num-gpus-per-engine 2: expected 1; engines of several GPUs")
 
 
 @pytest.mark.parametrize(

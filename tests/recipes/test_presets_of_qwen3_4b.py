@@ -92,6 +92,7 @@ _ONE_GPU_COLOCATED = {
     "sequence-parallel": None,
 }
 FORCED = {
+    "qwen3_4b_dapo_math": {},
     "qwen3_4b_dapo_math_1xh200": {**_ONE_GPU_COLOCATED, "no-offload-train": True, "sglang-mem-fraction-static": 0.42},
     "qwen3_4b_dapo_math_1xh100": {**_ONE_GPU_COLOCATED, "log-probs-chunk-size": 1024},
     "qwen3_4b_dapo_math_4xa100_40gb": {"actor-num-gpus-per-node": 4, "rollout-num-gpus-per-engine": 1},
@@ -157,13 +158,15 @@ def test_the_presets_resolve_to_runs_of_several_gpus(inputs, words, parsers):
     grpo = read_grpo(words("qwen3_4b_dapo_math_4xa100_40gb", inputs.prompts, "--no-offload-train"), parsers)
     halves = read_sft(words("qwen3_4b_openhermes_4xa100_40gb", inputs.conversations), parsers)
     whole = read_sft(words("qwen3_4b_openhermes", inputs.conversations), parsers)
+    eight = read_grpo(words("qwen3_4b_dapo_math", inputs.prompts, "--no-offload-train"), parsers)
     sizes = {
         (job.trainer_placement.world_size, job.megatron.values["tensor_model_parallel_size"])
-        for job in (grpo, halves, whole)
+        for job in (grpo, halves, whole, eight)
     }
-    assert sizes == {(4, 2), (8, 1)}
+    assert sizes == {(4, 2), (8, 1), (8, 2)}
     assert grpo.engine_placement.num_engines(4) == 4
-    for job in (grpo, halves, whole):
+    assert eight.engine_placement.num_engines(8) == 4
+    for job in (grpo, halves, whole, eight):
         values = job.megatron.values
         assert (values["recompute_granularity"], values["recompute_method"]) == ("full", "uniform")
         assert values["sequence_parallel"] is (values["tensor_model_parallel_size"] == 2)

@@ -47,12 +47,13 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(
     start, easy_inputs, policy, straight, tmp_path
 ):
     inputs = easy_inputs._replace(model=policy / "model")
-    # Trainer and engine take turns with their memory there, and have it side by side in the run that is interrupted.
+    # Trainer and engine take turns with their memory there, and have it side by side in the run that is interrupted,
+    # whose engine has one rank instead of two.
     expected = records(straight.folder)
     assert_memory_moved(straight.folder, straight.out)
 
-    # There weights come as bytes by way of Ray; here over gloo until the run is killed, and as deltas on a disk after.
-    killed = start(grpo(inputs, tmp_path / "run", "--update-weight-transport", "gloo", "--check-weight-update-equal"))
+    # There weights come over gloo; here as bytes by way of Ray until the run is killed, and as deltas on a disk after.
+    killed = start(grpo(inputs, tmp_path / "run", "--check-weight-update-equal"))
     killed.wait_for("grpo 2 ")
     killed.send(signal.SIGSTOP)  # so that it does not end while it is looked at
     assert [part for part in PARTS if not killed.find(part)] == []

@@ -72,8 +72,21 @@ def words_of(preset, inputs, folder, *words):
             "--colocate --no-offload-train --offload-train-parameters",
             "--offload-train-parameters: has no effect with --no-offload-train",
         ),
-        ("--rollout-num-gpus-per-engine 2", "--rollout-num-gpus-per-engine 2: expected 1; engines of several GPUs"),
-        ("--colocate --rollout-num-gpus 3", "--rollout-num-gpus 3: with --colocate expected at most one engine for"),
+        ("--rollout-num-gpus-per-engine 0", "--rollout-num-gpus-per-engine 0: expected at least 1"),
+        (
+            "--rollout-num-gpus 3 --rollout-num-gpus-per-engine 2",
+            "--rollout-num-gpus 3: expected a multiple of --rollout-num-gpus-per-engine 2",
+        ),
+        (
+            "--rollout-num-gpus-per-engine 3",
+            "--rollout-num-gpus-per-engine 3: config.json has num_attention_heads 4, of which each GPU",
+        ),
+        ("--colocate --rollout-num-gpus 3", "--rollout-num-gpus 3: with --colocate expected at most the trainer's 2"),
+        (
+            "--colocate --rollout-num-gpus-per-engine 4",
+            "--rollout-num-gpus-per-engine 4: with --colocate an engine has GPUs of one node's ranks; expected "
+            "a divisor of --actor-num-gpus-per-node 2",
+        ),
         ("--n-samples-per-prompt 1", "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator grpo"),
         (
             "--n-samples-per-prompt 1 --advantage-estimator rloo",

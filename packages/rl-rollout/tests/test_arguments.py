@@ -84,7 +84,7 @@ def test_a_bad_value_is_an_error_under_the_flags_own_name(words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--sglang-tp-size 2", "--sglang-tp-size: this SGLang flag is not taken: an engine runs on one GPU"),
+        ("--sglang-tp-size 2", "--sglang-tp-size: this SGLang flag is not taken: use --rollout-num-gpus-per-engine"),
         ("--sglang-random-seed 1", "--sglang-random-seed: this SGLang flag is not taken: use --rollout-seed"),
         ("--sglang-mem-fraction 0.7", "--sglang-mem-fraction: SGLang has no such server flag"),
         ("--mem-fraction-static 0.7", "--mem-fraction-static: SGLang has no such server flag"),

@@ -179,14 +179,46 @@ def test_a_tensor_that_the_model_does_not_have_is_refused(sglang_engine, tiny_mo
     publish(sglang_engine, tensors_of(tiny_model), 11)
 
 
-def test_it_listens_on_loopback_alone(sglang_engine):
-    addresses = {
+def listened_on(engine):
+    return {
         connection.laddr.ip
-        for pid in sglang_engine.process_ids()
+        for pid in engine.process_ids()
         for connection in psutil.Process(pid).net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert addresses <= {"127.0.0.1"}
+
+
+def test_it_listens_on_loopback_alone(sglang_engine):
+    assert listened_on(sglang_engine) <= {"127.0.0.1"}
+
+
+def test_an_engine_of_two_ranks_does_what_one_of_one_rank_does(sglang_engine, tiny_model, prompt):
+    publish(sglang_engine, tensors_of(tiny_model), 1)
+    requests = make_requests(prompt, range(8), max_new_tokens=32)
+    expected = asyncio.run(sglang_engine.generate(requests, timeout_s=120))
+    with SGLangEngine(tiny_model, name="engine 6", server_args={"tp_size": 2}) as engine:
+        assert engine.num_ranks() == 2
+        assert len(engine.process_ids()) == 3  # host, schedulers
+        answers = asyncio.run(engine.generate(requests, timeout_s=120))
+        assert [answer.tokens.tolist() for answer in answers] == [answer.tokens.tolist() for answer in expected]
+        # Partial sums of the ranks are added in another order.
+        assert mean_difference(tiny_model, prompt, answers, 1.0) < 1e-5
+
+        asyncio.run(check_weight_updates(engine, prompt, tensors_of(tiny_model)))
+        asyncio.run(check_memory(engine, prompt, tensors_of(tiny_model)))
+        tensors = tensors_of(tiny_model, scale=0.7)
+        publish(engine, tensors, 10)
+        changed = asyncio.run(engine.generate(requests, timeout_s=120))
+        assert mean_difference(tiny_model, prompt, changed, 1.0, scale=0.7) < 1e-5
+        specs = [(name, "float32", array.shape) for name, array in tensors]
+        held = [checksum(np.frombuffer(array.tobytes(), np.uint8)) for _, array in tensors]
+        assert engine.tensor_checksums(specs) == held
+        assert engine.device_uuid() is None
+        assert listened_on(engine) <= {"127.0.0.1"}
+
+        os.kill(engine.process_ids()[2], signal.SIGKILL)
+        with pytest.raises(EngineError, match="engine 6: its process ended"):
+            asyncio.run(engine.generate(make_requests(prompt, range(8), max_new_tokens=400), timeout_s=20))
 
 
 def test_its_scheduler_killed_in_mid_generation_costs_an_error_and_no_prompt(tiny_model, prompt):

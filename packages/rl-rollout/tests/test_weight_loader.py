@@ -10,7 +10,7 @@ import torch
 
 from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice, memory_file
 from rl_rollout.sglang.weight_loader import load
-from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
+from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors, as_one
 from rl_rollout.weights import aligned_places, checksum
 
 SPECS = [("flag", "bool", (1,)), ("first", "float32", (2, 3)), ("second", "bfloat16", (4,))]
@@ -124,3 +124,10 @@ def test_handles_keep_their_bytes_on_the_way(value):
     encoded = msgspec.json.encode(order).decode()
     assert msgspec.json.decode(encoded, type=Order) == order
     assert json.loads(encoded)["task"]["buffer"]["alive"] == [3]
+
+
+def test_the_answers_of_several_ranks_become_one():
+    slow, fast = OrderAnswer(device_uuid="GPU-0", seconds={"load": 2.0}), OrderAnswer(device_uuid="GPU-1")
+    assert as_one([slow, fast]) == OrderAnswer(device_uuid="GPU-0,GPU-1", seconds={"load": 2.0})
+    assert as_one([fast, OrderAnswer(refusal="no"), OrderAnswer(refusal="never")]).refusal == "no"
+    assert as_one([OrderAnswer(), OrderAnswer()]) == OrderAnswer()

@@ -5,6 +5,7 @@ Needs `pip install rl-rollout[ray,sglang]`.
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -47,7 +48,10 @@ class _EngineActor:
         server_args: Mapping[str, JsonValue],
         config: EngineConfig,
         needs_tokenizer: bool,
+        gpu_ids: Sequence[str],
     ) -> None:
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         self._engine = SGLangEngine(
             model_path, name=name, server_args=server_args, config=config, needs_tokenizer=needs_tokenizer
         )
@@ -268,6 +272,7 @@ def start_engine(
     num_gpus: float = 0,
     placement_group: PlacementGroup | None = None,
     bundle_index: int = -1,
+    gpu_ids: Sequence[str] = (),
 ) -> RayEngine:
     """A handle at once; the engine starts meanwhile, and calls wait for it. `wait_ready` says when it serves.
 
@@ -281,6 +286,8 @@ def start_engine(
         num_gpus: GPUs that Ray sets apart and shows to the actor.
         placement_group: where Ray places the actor; anywhere if None.
         bundle_index: which bundle of the placement group.
+        gpu_ids: the GPUs that the engine sees, in CUDA's names; by default those that Ray sets apart. For an engine
+            over GPUs of several bundles, of each of which a part is set apart for others.
 
     Raises:
         RolloutConfigError: if the folder holds no model or a server argument is not the caller's to set.
@@ -294,6 +301,6 @@ def start_engine(
     actor = (
         ray.remote(_EngineActor)
         .options(num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy=strategy, max_restarts=0)
-        .remote(str(model_path), name, given, chosen, needs_tokenizer)
+        .remote(str(model_path), name, given, chosen, needs_tokenizer, tuple(gpu_ids))
     )
     return RayEngine(cast("ActorHandle[Any]", actor), name, chosen)

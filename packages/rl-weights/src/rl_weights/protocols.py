@@ -70,7 +70,10 @@ class DeviceSink(WeightSink, Protocol):
     """A sink whose `load_bucket` also takes a buffer in the memory of one GPU, which need not be this process's own."""
 
     def device_uuid(self) -> str | None:
-        """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone."""
+        """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone.
+
+        Of a sink that is spread over several GPUs, all of them with commas between.
+        """
         ...
 
     def let_go(self) -> None:

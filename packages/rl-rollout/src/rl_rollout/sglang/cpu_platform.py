@@ -31,6 +31,20 @@ def cpu_server_args(server_args: Mapping[str, object]) -> dict[str, object]:
     return _DEFAULTS | {name: value for name, value in server_args.items() if name not in _WITHOUT_MEANING}
 
 
+def cpu_environment(server_args: Mapping[str, object]) -> dict[str, str]:
+    """Variables that SGLang's processes need on this platform where several of them share a model.
+
+    SGLang asks which cores each process has, though it binds them only with kernels that are not here. And where it
+    finds NCCL it takes it, for whatever device; where it finds none it goes by gloo.
+    """
+    num_ranks = server_args.get("tp_size", 1)
+    assert isinstance(num_ranks, int)
+    if num_ranks == 1:
+        return {}
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([cores] * num_ranks), "SGLANG_NCCL_SO_PATH": "/dev/null"}
+
+
 _ONLY_CHOICES = {"device": "cpu", "attention_backend": "torch_native", "sampling_backend": "seeded"}
 _DEFAULTS: dict[str, object] = {
     "device": "cpu",

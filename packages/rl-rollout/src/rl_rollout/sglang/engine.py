@@ -232,7 +232,8 @@ class SGLangEngine:
 
         Args:
             specs: name, dtype and shape of each.
-            buffer: in host memory, or in that of the GPU of `device_uuid`, where SGLang's process reads it itself.
+            buffer: in host memory, or in that of a GPU that SGLang's processes read themselves: the one of
+                `device_uuid`, or one of the same machine to which CUDA gives them access.
             checksum: see `rl_rollout.weights.checksum`.
 
         Raises:
@@ -317,7 +318,10 @@ class SGLangEngine:
             os.close(descriptor)
 
     def device_uuid(self) -> str | None:
-        """UUID of the GPU that holds the weights; None on a CPU. Time that the engine still needs to start counts."""
+        """UUID of the GPU that holds the weights, or those of several with commas between; None on a CPU.
+
+        Time that the engine still needs to start counts.
+        """
         self._ready()
         return self._call(TellDevice(), self._config.engine_update_timeout_s, "telling its device").device_uuid
 

@@ -52,13 +52,13 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "an engine runs on one GPU; for more give more engines, with --rollout-num-gpus",
+        "use --rollout-num-gpus-per-engine",
         """
         tensor-parallel-size tp-size
         """,
     ),
     (
-        "an engine runs on one GPU; for more give more engines, with --rollout-num-gpus",
+        "an engine of several GPUs is tensor-parallel: use --rollout-num-gpus-per-engine",
         """
         attention-context-parallel-size attn-cp-size cp-strategy data-parallel-size dcp-comm-backend
         dcp-replicate-q-proj dcp-size decode-context-parallel-size disable-attn-tp-gather dp-size

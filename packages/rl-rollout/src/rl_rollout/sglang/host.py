@@ -18,7 +18,7 @@ import threading
 import time
 from queue import SimpleQueue
 
-from rl_rollout.sglang.cpu_platform import cpu_server_args
+from rl_rollout.sglang.cpu_platform import cpu_environment, cpu_server_args
 from rl_rollout.sglang.light_imports import (
     collecting_later,
     leave_out_other_models,
@@ -46,6 +46,7 @@ def main() -> None:
         is_cpu = not torch.cuda.is_available()
         if is_cpu:
             server_args = cpu_server_args(server_args)
+            os.environ.update(cpu_environment(server_args))
             with light_imports_on_cpu():
                 # Part of it is imported by the scheduler, which is forked from this process: then it need not.
                 importlib.import_module("sglang.srt.model_executor.model_runner")

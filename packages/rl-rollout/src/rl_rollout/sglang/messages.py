@@ -125,7 +125,7 @@ class JoinGroup(msgspec.Struct, frozen=True, tag=True):
 
 
 class TellDevice(msgspec.Struct, frozen=True, tag=True):
-    """Answered with the UUID of the GPU that holds the weights."""
+    """Answered with the UUID of the GPU that holds the weights, or the UUIDs of several with commas between."""
 
 
 class LetGo(msgspec.Struct, frozen=True, tag=True):

@@ -53,7 +53,7 @@ from rl_rollout.sglang.messages import (
     WireRequest,
     WireSampling,
 )
-from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
+from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors, as_one
 
 logger = logging.getLogger(__name__)
 
@@ -181,9 +181,9 @@ class ServedEngine:
                 await self._idle.wait()
             case Load() | ReadBack() | JoinGroup() | TellDevice() | LetGo():
                 answer = await self._order(_order_of(call.task, descriptor))
-                # One GPU's memory is no help to an engine that is spread over several.
-                uuid = answer.device_uuid if self._engine.server_args.tp_size == 1 else None
-                return Answer(call.call_id, refusal=answer.refusal, device_uuid=uuid, seconds=answer.seconds)
+                return Answer(
+                    call.call_id, refusal=answer.refusal, device_uuid=answer.device_uuid, seconds=answer.seconds
+                )
             case Flush():
                 await self._flush()
             case Release():
@@ -249,7 +249,7 @@ class ServedEngine:
             self._manager.abort_request(request_id)
 
     async def _order(self, task: LoaderTask) -> OrderAnswer:
-        """What the weight loader in SGLang's scheduler processes answers; the first refusal of several."""
+        """What the weight loader in SGLang's scheduler processes answers, see `as_one`."""
         answer_files = [os.memfd_create("rl-answer") for _ in range(self._engine.server_args.tp_size)]
         try:
             payloads = [_payload(_for_rank(task, rank), file) for rank, file in enumerate(answer_files)]
@@ -266,7 +266,7 @@ class ServedEngine:
         finally:
             for answer_file in answer_files:
                 os.close(answer_file)
-        return next((answer for answer in answers if answer.refusal is not None), answers[0])
+        return as_one(answers)
 
     async def _flush(self) -> None:
         result = await self._manager.flush_cache(timeout_s=_FLUSH_S)

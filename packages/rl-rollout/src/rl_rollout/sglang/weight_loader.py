@@ -151,14 +151,20 @@ class _OpenBuffers:
     def view(self, buffer: DeviceBuffer, device: torch.device) -> torch.Tensor:
         """The bucket ([bytes] uint8), in the memory of the process that shared it."""
         storage = buffer.storage
-        uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-        if storage.device_uuid != uuid:
-            raise LoadRefusedError(f"the bucket is on GPU {storage.device_uuid}, the engine on {uuid or 'a CPU'}")
+        if device.type != "cuda":
+            raise LoadRefusedError(f"the bucket is on GPU {storage.device_uuid}, the engine on a CPU")
         alive = {(storage.owner, number) for number in buffer.alive}
         self._open = {key: opened for key, opened in self._open.items() if key in alive}
         key = (storage.owner, storage.number)
         if key not in self._open:
-            self._open[key] = _open_storage(storage, device)
+            try:
+                self._open[key] = _open_storage(storage, device)
+            except RuntimeError as error:
+                uuid = torch.cuda.get_device_properties(device).uuid
+                raise LoadRefusedError(
+                    f"the bucket is on GPU {storage.device_uuid}, whose memory the engine cannot read on GPU {uuid}: "
+                    f"{error}"
+                ) from error
         return self._open[key][buffer.start : buffer.start + buffer.num_bytes]
 
     def close(self) -> None:
@@ -171,7 +177,11 @@ _group = WeightGroup()
 
 
 def _open_storage(storage: DeviceStorage, device: torch.device) -> torch.Tensor:
-    """[bytes] uint8: all of the shared memory. The counterpart of `rl_rollout.sglang.sharing`."""
+    """[bytes] uint8: all of the shared memory. The counterpart of `rl_rollout.sglang.sharing`.
+
+    It is mapped for the model's GPU, also if it lies on another one to which CUDA gives access; torch then takes it for
+    the model's own.
+    """
     opened = torch.UntypedStorage._new_shared_cuda(
         torch.cuda.current_device() if device.index is None else device.index,
         storage.handle,

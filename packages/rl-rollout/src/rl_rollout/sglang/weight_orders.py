@@ -4,6 +4,8 @@ SGLang carries an order as the name of an empty tensor. It drops what a weight l
 raises, so the answer is written into a file in memory that the order names.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from rl_rollout.sglang.messages import DeviceBuffer, GroupBuffer, JoinGroup, LetGo, TellDevice
@@ -49,3 +51,14 @@ class OrderAnswer(msgspec.Struct, frozen=True):
     device_uuid: str | None = None
     seconds: dict[str, float] = {}
     """Time by phase: open, checksum, load."""
+
+
+def as_one(answers: Sequence[OrderAnswer]) -> OrderAnswer:
+    """What an engine's processes say together: the first refusal, all GPUs, and of each phase the longest time."""
+    phases = {phase for answer in answers for phase in answer.seconds}
+    uuids = [answer.device_uuid for answer in answers if answer.device_uuid is not None]
+    return OrderAnswer(
+        refusal=next((answer.refusal for answer in answers if answer.refusal is not None), None),
+        device_uuid=",".join(uuids) or None,
+        seconds={phase: max(answer.seconds.get(phase, 0.0) for answer in answers) for phase in phases},
+    )

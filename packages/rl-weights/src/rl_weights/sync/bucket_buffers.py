@@ -71,21 +71,34 @@ def _fixed_segments() -> Generator[None]:
         change(given)
 
 
-def choose_device(weights_on: torch.device, uuid_of_sink: Mapping[str, str | None]) -> torch.device:
+def choose_device(
+    weights_on: torch.device, uuid_of_sink: Mapping[str, str | None], *, allow_peers: bool = False
+) -> torch.device:
     """The weights' own device if every sink can read its memory; host memory otherwise, with a warning.
 
     Args:
         weights_on: device of the source's tensors.
-        uuid_of_sink: name of each sink -> UUID of the GPU whose memory it reads; None if it reads host memory alone.
+        uuid_of_sink: name of each sink -> UUID of the GPU whose memory it reads, or those of several with commas
+            between; None if it reads host memory alone.
+        allow_peers: whether GPUs are taken to read each other's memory.
     """
     if weights_on.type != "cuda":
         return _HOST
     uuid = str(torch.cuda.get_device_properties(weights_on).uuid)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    elsewhere = [f"{name} on {other or 'no GPU'}" for name, other in uuid_of_sink.items() if other != uuid]
+    elsewhere = sinks_elsewhere(uuid, uuid_of_sink, allow_peers=allow_peers)
     if not elsewhere:
         return weights_on
     logger.warning("weights on GPU %s travel through host memory, because of %s", uuid, ", ".join(elsewhere))
     return _HOST
+
+
+def sinks_elsewhere(uuid: str, uuid_of_sink: Mapping[str, str | None], *, allow_peers: bool) -> list[str]:
+    """Each sink that cannot read the memory of the GPU, with where it is; see `choose_device`."""
+    return [
+        f"{name} on {other or 'no GPU'}"
+        for name, other in uuid_of_sink.items()
+        if other is None or (other != uuid and not allow_peers)
+    ]
 
 
 @torch.no_grad()

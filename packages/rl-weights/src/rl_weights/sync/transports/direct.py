@@ -20,7 +20,8 @@ class DirectTransport:
 
     Args:
         allow_gpu: False keeps to host memory.
-        allow_host: False makes weights and sinks on different GPUs an error.
+        allow_host: False makes a sink that is on no GPU an error. Sinks on other GPUs are then to read the memory of
+            the weights' one over NVLink or PCIe; one that cannot says so when the first bucket comes.
     """
 
     def __init__(self, *, allow_gpu: bool = True, allow_host: bool = True) -> None:
@@ -38,10 +39,11 @@ class DirectTransport:
         sinks = frozenset(id(worker.sink) for worker in workers)
         if sinks in self._device_for:
             return self._device_for[sinks]
-        device = choose_device(weights_on, _uuids(workers) if weights_on.type == "cuda" else {})
+        uuids = _uuids(workers) if weights_on.type == "cuda" else {}
+        device = choose_device(weights_on, uuids, allow_peers=not self._allow_host)
         is_known = all(worker.failure is None for worker in workers)
         if not self._allow_host and device.type != "cuda" and is_known:
-            raise SyncError(f"cuda_ipc: weights are on {weights_on}, and not every sink reads that GPU's memory")
+            raise SyncError(f"cuda_ipc: weights are on {weights_on}, and not every sink reads a GPU's memory")
         if is_known:
             self._device_for[sinks] = device
         return device
