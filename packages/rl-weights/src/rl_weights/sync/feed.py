@@ -43,7 +43,11 @@ class Feed(Protocol):
 
 
 def open_feed(source: TensorSource, plan: SyncPlan, clock: PhaseSeconds, where: str) -> Feed:
-    """The feed of a source. Times go to the phases gather and convert; `where` begins messages."""
+    """The feed of a source. Times go to the phases gather and convert; `where` begins messages.
+
+    Raises:
+        PartsError: see `ShardedSource.gather`.
+    """
     if isinstance(source, ShardedSource):
         return _ShardedFeed(source, plan, clock, where)
     return _WholeFeed(source, plan, clock, where)

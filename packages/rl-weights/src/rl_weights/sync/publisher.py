@@ -18,7 +18,7 @@ from rl_weights.sync.bucket_buffers import BucketBuffers
 from rl_weights.sync.feed import Feed, open_feed
 from rl_weights.sync.plan import EngineLayout, SyncPlan, plan_sharded, plan_whole
 from rl_weights.sync.report import PhaseSeconds, PublishReport
-from rl_weights.sync.sharded_source import ShardedSource
+from rl_weights.sync.sharded_source import PartsError, ShardedSource
 from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name
 from rl_weights.sync.transports.direct import DirectTransport
 from rl_weights.sync.transports.transport import FilledBucket, Transport
@@ -130,10 +130,13 @@ class Publisher:
 
         Raises:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
-                unless it was the source that failed.
+                unless it was the source that failed. Where a rank does not hold what the plan says, every rank raises
+                one before a sink is called.
         """
         try:
             attempt = self._attempt(version, range(len(self._sinks)), verify)
+        except PartsError:  # on every rank alike
+            raise
         except Exception:
             if self._source.is_writer:  # which the others ask once they have given their parts; who failed has not
                 self._agree(False)
@@ -189,10 +192,10 @@ class Publisher:
                 deque(self._gathered(), maxlen=0)
             attempt.report = self._report(attempt)
             return attempt
+        feed = open_feed(self._source, self._plan, attempt.clock, f"version {version}")
         attempt.workers = [
             SinkWorker(index, self._sinks[index], self._deadline_s, self._latest_calls.get(index)) for index in sinks
         ]
-        feed = open_feed(self._source, self._plan, attempt.clock, f"version {version}")
         try:
             self._hand_over(attempt, feed)
             attempt.report = self._report(attempt)

@@ -1,6 +1,10 @@
 """A source whose tensors are spread over ranks, gathered as a plan says, one bucket ahead of who reads."""
 
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -18,6 +22,13 @@ _WINDOW_BYTES = 2**28
 """How much is gathered at a time for those who read tensor by tensor."""
 _ALIGNMENT = 16
 _NUM_SLOTS = 2
+_DRAIN_S = 60.0
+"""How long a writer that broke off takes what other ranks send."""
+_LEAST_WAIT_S = 0.001
+
+
+class PartsError(SyncError):
+    """A rank cannot give its parts. Raised on every rank, before anything was gathered."""
 
 
 class GatheredTensor(NamedTuple):
@@ -98,18 +109,48 @@ class ShardedSource:
         dist.broadcast(told, group=self._group, group_src=self.layout.writer)
         return int(told.item())
 
-    @torch.no_grad()
     def gather(self, plan: SyncPlan) -> Iterator[list[GatheredTensor]]:
         """The tensors of each bucket, on the writer; nothing for each bucket elsewhere. Collective, to the end.
 
-        What is given for a bucket is overwritten once the next is asked for.
+        What is given for a bucket is overwritten once the next is asked for. If the writer breaks off, it takes what
+        the other ranks still send, so that they come to their end.
+
+        Raises:
+            PartsError: on every rank, at once, if one of them does not hold what the plan says.
         """
         gathering = _Gathering(plan, self._parts, self._rank, self._group)
-        started = gathering.start(0)
-        for index in range(len(plan.buckets)):
-            following = gathering.start(index + 1) if index + 1 < len(plan.buckets) else _Started([], {})
-            yield gathering.finish(index, started)
-            started = following
+        self._agree_on_parts(gathering)
+        return self._gathered(gathering, len(plan.buckets))
+
+    def _agree_on_parts(self, gathering: "_Gathering") -> None:
+        mine: Exception | None = None
+        try:
+            gathering.prepare()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one
+            mine = error
+        failed = [0] if mine is not None else []
+        if self._group is not None:
+            told = torch.tensor([int(mine is not None)], dtype=torch.int64, device=self.device)
+            of_ranks = [torch.empty_like(told) for _ in range(dist.get_world_size(self._group))]
+            dist.all_gather(of_ranks, told, group=self._group)  # pyright: ignore[reportUnknownMemberType]
+            failed = [rank for rank, one in enumerate(of_ranks) if one.item()]
+        if mine is not None:
+            raise mine if isinstance(mine, PartsError) else PartsError(f"rank {self._rank}: {mine}") from mine
+        if failed:
+            ranks = ", ".join(map(str, failed))
+            raise PartsError(f"ranks {ranks} cannot give their parts, and say why; rank {self._rank} can")
+
+    @torch.no_grad()
+    def _gathered(self, gathering: "_Gathering", num_buckets: int) -> Iterator[list[GatheredTensor]]:
+        try:
+            gathering.start()
+            for index in range(num_buckets):
+                if index + 1 < num_buckets:
+                    gathering.start()
+                yield gathering.finish()
+        except Exception:
+            gathering.drain()
+            raise
         gathering.close()
 
     def _iterate(self, plan: SyncPlan) -> Iterator[tuple[str, Tensor]]:
@@ -124,6 +165,7 @@ class ShardedSource:
 class _Started(NamedTuple):
     """Messages of one bucket that are under way."""
 
+    bucket: int
     works: list[dist.Work]
     flat_of: dict[int, Tensor]
     """Rank -> the bytes of all its parts ([bytes] uint8)."""
@@ -138,31 +180,52 @@ class _Gathering:
         self._device = next(iter(parts.values())).device
         self._buffers: dict[tuple[int, int], Tensor] = {}
         self._sent: list[list[dist.Work]] = [[] for _ in range(_NUM_SLOTS)]
+        self._num_started = 0
+        self._under_way: deque[_Started] = deque()
 
-    def start(self, index: int) -> _Started:
-        """Begins to receive on the writer, and to send where there is something to send."""
+    def prepare(self) -> None:
+        """Looks at all that this rank gives, and makes all buffers.
+
+        Raises:
+            PartsError: naming a tensor that is not as the plan says.
+        """
+        for index, contributions in enumerate(self._plan.contributions):
+            for one in contributions:
+                if self._rank in one.ranks:
+                    self._own_part(one)
+            for rank in self._plan.ranks_of(index):
+                if (rank == self._rank) != self._is_writer:
+                    self._buffer(index, rank)
+
+    def start(self) -> None:
+        """Begins to receive the next bucket on the writer, and to send where there is something to send."""
+        index = self._num_started
         ranks = self._plan.ranks_of(index)
+        started = _Started(index, [], {})
         if self._is_writer:
             flat_of = {rank: self._buffer(index, rank) for rank in ranks if rank != self._rank}
-            return _Started(self._exchange(dist.irecv, flat_of), flat_of)
-        if self._rank in ranks:
+            started = _Started(index, self._exchange(dist.irecv, flat_of), flat_of)
+        elif self._rank in ranks:
             slot = index % _NUM_SLOTS
             _wait(self._sent[slot])
             flat = self._buffer(index, self._rank)
             for start, one in _placed(self._plan, index, self._rank):
                 flat[start : start + one.part_bytes].copy_(as_bytes(self._own_part(one)))
             self._sent[slot] = self._exchange(dist.isend, {self._plan.writer: flat})
-        return _Started([], {})
+        self._under_way.append(started)
+        self._num_started += 1
 
-    def finish(self, index: int, started: _Started) -> list[GatheredTensor]:
-        """The bucket's tensors on the writer, once all parts have come."""
+    def finish(self) -> list[GatheredTensor]:
+        """The tensors of the bucket that was begun first, on the writer, once all parts have come."""
+        started = self._under_way[0]
+        _wait(started.works)
+        self._under_way.popleft()
         if not self._is_writer:
             return []
-        _wait(started.works)
         received = {
             (rank, one.rule.megatron_name): _as_part(flat[start : start + one.part_bytes], one)
             for rank, flat in started.flat_of.items()
-            for start, one in _placed(self._plan, index, rank)
+            for start, one in _placed(self._plan, started.bucket, rank)
         }
         return [
             GatheredTensor(
@@ -172,8 +235,23 @@ class _Gathering:
                     for rank in one.ranks
                 ],
             )
-            for one in self._plan.contributions[index]
+            for one in self._plan.contributions[started.bucket]
         ]
+
+    def drain(self) -> None:
+        """Takes, on the writer, all that the other ranks have sent or will send, and forgets it."""
+        if not self._is_writer:
+            return
+        works = [work for started in self._under_way for work in started.works]
+        for index in range(self._num_started, len(self._plan.buckets)):
+            for rank in self._plan.ranks_of(index):
+                if rank != self._rank:
+                    with suppress(RuntimeError):  # of a rank that is gone; others may be waiting
+                        works += self._exchange(dist.irecv, {rank: self._buffer(index, rank)})
+        until = time.monotonic() + _DRAIN_S
+        for work in works:
+            with suppress(RuntimeError):
+                work.wait(timedelta(seconds=max(until - time.monotonic(), _LEAST_WAIT_S)))
 
     def close(self) -> None:
         """Waits for what is still being sent."""
@@ -199,7 +277,7 @@ class _Gathering:
     def _own_part(self, one: Contribution) -> Tensor:
         part = self._parts[one.rule.megatron_name].detach()
         if tuple(part.shape) != one.part_shape:
-            raise SyncError(
+            raise PartsError(
                 f"{one.rule.megatron_name}: the plan says {one.part_shape} on rank {self._rank}, "
                 f"it holds {tuple(part.shape)}"
             )
