@@ -66,7 +66,9 @@ class WeightSyncConfig:
         Args:
             run_dir: folder of the run.
         """
-        folder = None
+        folder, owner = None, None
         if self.update_weight_transport == "disk":
-            folder = (self.update_weight_disk_dir or run_dir / "weights").absolute()
-        return SyncConfig(transport=self.update_weight_transport, mode=self.update_weight_mode, folder=folder)
+            folder, owner = (self.update_weight_disk_dir or run_dir / "weights").absolute(), str(run_dir.absolute())
+        return SyncConfig(
+            transport=self.update_weight_transport, mode=self.update_weight_mode, folder=folder, owner=owner
+        )

@@ -315,11 +315,11 @@ def test_versions_on_a_disk_describe_themselves_and_old_ones_go(tmp_path: Path) 
         tensors["decoder.layers.0.mlp.linear_fc2.weight"][0, 0] += 1
         publisher.publish(version)
         [stream] = tmp_path.iterdir()
-        kinds.append([folder.name[9:] for folder in sorted(stream.iterdir())])
-        found = read_version(sorted(stream.iterdir())[-1])
+        kinds.append([folder.name[9:] for folder in sorted(stream.glob("0*"))])
+        found = read_version(sorted(stream.glob("0*"))[-1])
         assert all(torch.equal(found[name], tensor) for name, tensor in expected(tensors).items())
     assert kinds == [["full"], ["full", "delta"], ["full", "delta", "delta"]] * 2
-    manifest = json.loads((sorted(stream.iterdir())[-1] / "manifest.json").read_text())
+    manifest = json.loads((sorted(stream.glob("0*"))[-1] / "manifest.json").read_text())
     assert (manifest["kind"], manifest["version"], manifest["base"]) == ("delta", 6, "00000005.delta")
     [bucket] = manifest["buckets"]
     [tensor] = bucket["tensors"]
@@ -337,7 +337,7 @@ def test_a_damaged_version_is_named(tmp_path: Path, damage: str) -> None:
     tensors["decoder.final_layernorm.weight"] += 1
     publisher.publish(2)
     [stream] = tmp_path.iterdir()
-    full, delta = sorted(stream.iterdir())
+    full, delta = sorted(stream.glob("0*"))
     [file] = full.glob("*.bin")
     manifest = delta / "manifest.json"
     match damage:

@@ -26,12 +26,17 @@ class SyncConfig:
     """On a disk: everything, or what changed since the version before."""
     folder: Path | None = None
     """For the disk; in it each publisher makes a folder of its own."""
+    owner: str | None = None
+    """For the disk: what is the same for a publisher and those that follow it, such as the folder of a run. They remove
+    what it left if it was killed; without an owner, those on the same machine do."""
     host: str | None = None
     """For gloo and nccl: this machine's address, if engines are on other machines."""
 
     def __post_init__(self) -> None:
         if (self.transport == "disk") != (self.folder is not None):
             raise ValueError(f"sync: a folder belongs to the transport disk, got {self.transport} and {self.folder}")
+        if self.owner is not None and self.transport != "disk":
+            raise ValueError(f"sync: an owner belongs to the transport disk, got {self.transport}")
         if self.mode == "delta" and self.transport != "disk":
             raise ValueError(f"sync: mode delta belongs to the transport disk, got {self.transport}")
         if self.host is not None and not self.meets:
@@ -53,6 +58,6 @@ class SyncConfig:
                 return GroupTransport(self.transport, self.host)
             case "disk":
                 assert self.folder is not None
-                return DiskTransport(self.folder, self.mode)
+                return DiskTransport(self.folder, self.mode, owner=self.owner)
             case _:
                 return DirectTransport(allow_gpu=self.transport != "host", allow_host=self.transport != "cuda_ipc")

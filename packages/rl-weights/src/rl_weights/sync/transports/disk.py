@@ -22,6 +22,7 @@ from rl_weights.sync.delta import make_delta
 from rl_weights.sync.plan import SyncPlan
 from rl_weights.sync.report import PhaseSeconds
 from rl_weights.sync.sink_worker import SinkCall, SinkWorker
+from rl_weights.sync.transports.stream_folder import WRITER_FILE, StreamFolder
 from rl_weights.sync.transports.transport import FilledBucket, submit_begin, submit_commit
 from rl_weights.sync.version_folder import (
     MANIFEST,
@@ -49,14 +50,24 @@ class DiskTransport:
             first version, and every `deltas_per_full` after it, is whole.
         deltas_per_full: how many deltas follow a whole version. A sink that missed some reads those, or begins with
             the whole one.
+        owner: what is the same for this writer and those that follow it, such as the folder of a run: what they left
+            that were killed is removed by the next one of the same owner, or on the same machine.
     """
 
-    def __init__(self, folder: Path, mode: Mode = "full", *, deltas_per_full: int = _DELTAS_PER_FULL) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode = "full",
+        *,
+        deltas_per_full: int = _DELTAS_PER_FULL,
+        owner: str | None = None,
+    ) -> None:
         self.name = f"disk ({mode})"
         self._mode: Mode = mode
         self._deltas_per_full = deltas_per_full
         self._stream = secrets.token_hex(8)
-        self._folder = folder.absolute() / f"weights-{self._stream}"
+        self._stream_folder = StreamFolder(folder.absolute(), self._stream, owner)
+        self._folder = self._stream_folder.path
         self._held: list[NDArray[np.uint8]] = []
         """[buckets] the version written last, if deltas are to be made of the next."""
         self._checksums: list[str] = []
@@ -88,6 +99,7 @@ class DiskTransport:
         base = self._chain[-1] if kind == "delta" else None
         folder = self._folder / folder_name(self._num_written, kind)
         with _named(folder, version):
+            self._stream_folder.make()
             self._writing = _Writing(folder, kind, version, base)
 
     def send(self, filled: FilledBucket, workers: Sequence[SinkWorker]) -> list[SinkCall]:
@@ -137,7 +149,7 @@ class DiskTransport:
     def close(self) -> None:
         """Removes this stream's folder."""
         self._held, self._checksums, self._chain = [], [], []
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._stream_folder.remove()
 
     def _load_version(self, sink: WeightSink, folder: str) -> None:
         if not isinstance(sink, FolderSink):
@@ -151,7 +163,7 @@ class DiskTransport:
     def _remove_others(self) -> None:
         """Removes versions that nobody needs any more, and what a publish that failed left half written."""
         for entry in self._folder.iterdir():
-            if entry.name not in self._chain:
+            if entry.name not in self._chain and entry.name != WRITER_FILE:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
