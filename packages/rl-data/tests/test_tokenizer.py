@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from rl_data import DataError, load_tokenizer
 from rl_data.testing import tiny_tokenizer
+from rl_data.tokenizer import _CLASSES
 
 
 def test_a_saved_tokenizer_loads_with_its_template_and_encodes_the_same(tmp_path: Path):
@@ -32,3 +34,17 @@ def test_a_missing_chat_template_is_refused_only_where_one_is_needed(tmp_path: P
     assert load_tokenizer(tmp_path).chat_template is None
     with pytest.raises(DataError, match="the tokenizer has no chat template"):
         load_tokenizer(tmp_path, needs_chat_template=True)
+
+
+@pytest.mark.parametrize(("model_type", "class_name"), [*sorted(_CLASSES), ("qwen3", "Qwen2TokenizerFast")])
+def test_the_class_of_a_known_model_is_the_one_that_transformers_takes(tmp_path, model_type, class_name):
+    from transformers import AutoTokenizer
+
+    tiny_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = class_name
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_tokenizer(tmp_path)
+    assert type(loaded).__name__ == class_name.removesuffix("Fast")
+    assert repr(loaded) == repr(AutoTokenizer.from_pretrained(str(tmp_path)))

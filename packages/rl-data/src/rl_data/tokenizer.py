@@ -1,10 +1,23 @@
 """Tokenizers: what this package asks of one, and how one is loaded from a local folder."""
 
+import importlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from rl_data.errors import DataError
+from rl_data.json import JsonValue
+
+# What AutoTokenizer takes for a model type and the `tokenizer_class` of tokenizer_config.json, where that is plain.
+# Importing AutoTokenizer itself imports transformers' generation, with the most of its seconds.
+_QWEN = "transformers.models.qwen2.tokenization_qwen2", "Qwen2Tokenizer"
+_BACKEND = "transformers.tokenization_utils_tokenizers", "TokenizersBackend"
+_CLASSES = {
+    **{(model_type, "Qwen2Tokenizer"): _QWEN for model_type in ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")},
+    ("qwen3", "TokenizersBackend"): _BACKEND,
+    ("qwen3_moe", "TokenizersBackend"): _BACKEND,
+}
 
 
 class AddedToken(Protocol):
@@ -71,11 +84,8 @@ def load_tokenizer(path: str | Path, *, needs_chat_template: bool = False) -> To
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         present = sorted(entry.name for entry in folder.iterdir())[:10]
         raise DataError(f"{folder}: expected tokenizer.json or tokenizer_config.json, found {present}")
-    # Imported here: it takes seconds and loads torch where torch is installed.
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = cast(Any, AutoTokenizer).from_pretrained(
+        tokenizer = _tokenizer_class(folder).from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,6 +93,25 @@ def load_tokenizer(path: str | Path, *, needs_chat_template: bool = False) -> To
     if needs_chat_template:
         require_chat_template(cast(Tokenizer, tokenizer), where=str(folder))
     return cast(Tokenizer, tokenizer)
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """The class that reads the folder: the one that AutoTokenizer would take, or AutoTokenizer."""
+    # Imported here: it takes seconds and loads torch where torch is installed.
+    names: list[str] = []
+    for file, key in (("config.json", "model_type"), ("tokenizer_config.json", "tokenizer_class")):
+        try:
+            values: JsonValue = json.loads((folder / file).read_bytes())
+        except (OSError, ValueError):  # AutoTokenizer says what is wrong with it, or does without
+            values = None
+        name = values.get(key) if isinstance(values, Mapping) and "auto_map" not in values else None
+        names.append(name if isinstance(name, str) else "")
+    if found := _CLASSES.get((names[0], names[1].removesuffix("Fast"))):
+        module, class_name = found
+        return getattr(importlib.import_module(module), class_name)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def require_chat_template(tokenizer: Tokenizer, *, where: str) -> None:
