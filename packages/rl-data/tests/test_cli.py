@@ -98,6 +98,30 @@ def test_prepare_makes_messages_in_parquet(tmp_path: Path, write_jsonl: Write, c
     assert "2 of 4 rows are bad, more than let pass; the last: " in capsys.readouterr().err
 
 
+def test_grade_takes_lengths_from_the_rows(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"response": "Answer: 4", "label": "4", "num_tokens": 95},
+        {"response_text": "Answer: 4", "label": "4", "tokens": [1] * 102, "prompt_length": 2},
+        {"response": "Answer: 4", "label": "4", "metadata": {"rm_type": "gsm8k"}},
+    ]
+    flags = ["--rm-type", "dapo+overlong", "--overlong-buffer-len", "10", "--rollout-max-response-len", "100"]
+    path = write_jsonl(rows)
+    assert main(["grade", path, *flags]) == 0
+    assert [json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()] == [0.5, 0.0, 1.0]
+    for row, message in (
+        ({"response": "4", "label": "4"}, ":1: rm-type overlong: expected key 'num_tokens', found keys ['label'"),
+        ({**rows[0], "num_tokens": "9"}, ":1: key 'num_tokens': expected a number of tokens, found text '9'"),
+    ):
+        path = write_jsonl([row])
+        assert main(["grade", path, *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["grade", path, "--rm-type", "overlong"]) == 2
+    assert "--rm-type overlong: --overlong-buffer-len is missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["grade", path, "--max-bad-row-share", "7"])
+    assert "--max-bad-row-share: expected a share from 0 to 1, got 7" in capsys.readouterr().err
+
+
 def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
     tmp_path: Path, model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
 ):

@@ -37,7 +37,7 @@ def add_bad_rows(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-bad-row-share",
-        type=float,
+        type=_share,
         default=0.01,
         metavar="SHARE",
         help="with --on-bad-row skip: the share of bad rows above which it stops all the same (default: 0.01)",
@@ -59,6 +59,16 @@ def add_rendering(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help='variables for the chat template, such as {"enable_thinking": false}',
     )
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
+    return value
 
 
 def _json_object(text: str) -> dict[str, JsonValue]:

@@ -6,6 +6,8 @@ import itertools
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,23 +15,51 @@ from rl_data.commands.flags import add_bad_rows, add_source, max_bad_rows, open_
 from rl_data.commands.good_rows import GoodRows
 from rl_data.errors import DataError
 from rl_data.fields import object_field
-from rl_data.grading import GraderConfig, GraderPool
+from rl_data.grading import Grade, GraderConfig, GraderPool
+from rl_data.grading.rm_type import parse_rm_type
 from rl_data.json import JsonValue
 from rl_data.messages import describe
 from rl_data.rows.row_file import Row
 
 _ROWS_AT_ONCE = 1024
-_FIELD = re.compile(r"\b(?:rm_type|rm_num_workers|rm_timeout_s|custom_rm_path|rm_url)\b")
+_FIELD = re.compile(
+    r"\b(?:rm_(?:type|num_workers|timeout_s|url)|custom_rm_path|overlong_buffer_len|rollout_max_response_len)\b"
+)
+_NUM_TOKENS = "num_tokens"
 
-type _Item = tuple[str, str | None, dict[str, JsonValue]]
+
+class _Item(NamedTuple):
+    """What a row gives to be graded."""
+
+    response: str
+    label: str | None
+    metadata: dict[str, JsonValue]
+    num_tokens: int | None
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    add_source(parser, more="; rows have `response` or `response_text`, and `label` if the grader needs one")
+    add_source(
+        parser,
+        more="; rows have `response` or `response_text`, and `label` if the grader needs one, "
+        f"`{_NUM_TOKENS}`, or a sample's tokens, if it needs the length",
+    )
     parser.add_argument("--rm-type", help="which grader, or a sum of several: 0.9*math+0.1*format")
     parser.add_argument("--custom-rm-path", metavar="FUNCTION", help="grader `custom`: package.module.function")
     parser.add_argument("--rm-url", metavar="URL", help="grader `remote`: http address that responses are posted to")
+    parser.add_argument(
+        "--overlong-buffer-len",
+        type=int,
+        metavar="NUM",
+        help="grader `overlong`: tokens before the longest response over which the penalty rises to 1",
+    )
+    parser.add_argument(
+        "--rollout-max-response-len",
+        type=int,
+        default=1024,
+        metavar="NUM",
+        help="grader `overlong`: tokens of the longest response (default: 1024)",
+    )
     parser.add_argument("--response-key", help="key of the response; default: response, or else response_text")
     parser.add_argument("--label-key", default="label", help="key of the reference answer (default: label)")
     parser.add_argument("--metadata-key", default="metadata", help="key of an object for graders (default: metadata)")
@@ -48,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             rows, lambda row: _item(row, arguments, pool), max_bad_rows=max_bad_rows(arguments, len(rows))
         )
         for batch in itertools.batched(rows_to_grade, _ROWS_AT_ONCE):
-            grades = asyncio.run(pool.grade_many([item for _, item in batch]))
+            grades = asyncio.run(_grades(pool, [item for _, item in batch]))
             for (number, _), grade in zip(batch, grades, strict=True):
                 line = {"row": number, **msgspec.to_builtins(grade)}
                 sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
@@ -75,14 +105,22 @@ def _pool(arguments: argparse.Namespace) -> GraderPool:
                 rm_timeout_s=arguments.rm_timeout_s,
                 custom_rm_path=arguments.custom_rm_path,
                 rm_url=arguments.rm_url,
+                overlong_buffer_len=arguments.overlong_buffer_len,
+                rollout_max_response_len=arguments.rollout_max_response_len,
             )
         )
     except DataError as error:  # it names fields
         raise DataError(_FIELD.sub(lambda match: "--" + match[0].replace("_", "-"), str(error))) from error
 
 
+async def _grades(pool: GraderPool, items: Sequence[_Item]) -> list[Grade]:
+    return await asyncio.gather(
+        *(pool.grade(one.response, one.label, one.metadata, num_tokens=one.num_tokens) for one in items)
+    )
+
+
 def _item(row: Row, arguments: argparse.Namespace, pool: GraderPool) -> _Item:
-    """Response, label and metadata of a row.
+    """Response, label, metadata and length of a row.
 
     Raises:
         DataError: if one of them is no such thing, or the row cannot be graded with them.
@@ -91,7 +129,23 @@ def _item(row: Row, arguments: argparse.Namespace, pool: GraderPool) -> _Item:
     metadata = object_field(row, arguments.metadata_key)
     label = _text(row, arguments.label_key) if row.get(arguments.label_key) is not None else None
     pool.check_label(label, metadata)
-    return _text(row, *keys), label, metadata
+    item = _Item(_text(row, *keys), label, metadata, _num_tokens(row))
+    rm_type = metadata.get("rm_type") or arguments.rm_type  # without one it is a grader that looks at no length
+    needs_length = isinstance(rm_type, str) and any(term.name == "overlong" for term in parse_rm_type(rm_type))
+    if needs_length and item.num_tokens is None:
+        raise DataError(f"rm-type overlong: expected key {_NUM_TOKENS!r}, found keys {sorted(row)}")
+    return item
+
+
+def _num_tokens(row: Row) -> int | None:
+    """The response's, as the row says or as a sample's tokens show; None if nothing does."""
+    tokens, prompt_length = row.get("tokens"), row.get("prompt_length")
+    if isinstance(tokens, list) and isinstance(prompt_length, int):
+        return len(tokens) - prompt_length
+    value = row.get(_NUM_TOKENS)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise DataError(f"key {_NUM_TOKENS!r}: expected a number of tokens, found {describe(value)}")
+    return value
 
 
 def _text(row: Row, *keys: str) -> str:
