@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from queue import SimpleQueue
 
@@ -215,6 +215,11 @@ class ServedEngine:
             del self._request_ids[call_id]
             if not self._request_ids:
                 self._idle.set()
+        # Decoding leaves the interpreter to others: texts of calls that end together are made side by side, and beside
+        # the requests that still run.
+        return await asyncio.to_thread(self._to_wires, requests, answers)
+
+    def _to_wires(self, requests: list[WireRequest], answers: Iterable) -> list[WireGeneration]:
         return [self._to_wire(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def _to_wire(self, request: WireRequest, answer: Mapping) -> WireGeneration:
