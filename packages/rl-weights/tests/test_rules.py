@@ -66,6 +66,9 @@ def test_every_rule_is_undone_exactly_for_any_shape(drawn):
         assert tuple(full.shape) == rule.megatron_shape
         back = rule.to_hf(full)
         assert all(torch.equal(a, b) for a, b in zip(back, given_tensors, strict=True))
+        for number, tensor in enumerate(given_tensors):
+            if (box := rule.hf_box(number)) is not None:
+                assert torch.equal(box.of(full), tensor)
         tp_size = layout.tensor if rule.expert is None else layout.tensor_of_experts
         shards = [rule.shard(full, rank, tp_size) for rank in range(tp_size)]
         assert torch.equal(rule.unshard(shards), full)

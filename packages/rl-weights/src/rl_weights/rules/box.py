@@ -29,6 +29,20 @@ class Box:
         part = Box(self.offset, (*self.shape[:dim], step, *self.shape[dim + 1 :]))
         return tuple(part.moved(dim, number * step) for number in range(count))
 
+    def overlap(self, other: "Box") -> "Box | None":
+        """What lies in both; None if nothing does."""
+        starts = tuple(max(one, two) for one, two in zip(self.offset, other.offset, strict=True))
+        stops = tuple(
+            min(one + size, two + other_size)
+            for one, size, two, other_size in zip(self.offset, self.shape, other.offset, other.shape, strict=True)
+        )
+        shape = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+        return None if any(size < 1 for size in shape) else Box(starts, shape)
+
+    def within(self, other: "Box") -> "Box":
+        """The same part, counted from the start of another one in which it lies."""
+        return Box(tuple(one - two for one, two in zip(self.offset, other.offset, strict=True)), self.shape)
+
     def of(self, tensor: "Tensor") -> "Tensor":
         """That part of a tensor; shares its memory."""
         return tensor[tuple(slice(start, start + size) for start, size in zip(self.offset, self.shape, strict=True))]

@@ -93,6 +93,10 @@ class TensorRule:
         self._check_full(full)
         return tuple(self._split(full))
 
+    def hf_box(self, number: int) -> Box | None:
+        """The part of the whole Megatron tensor that one of `hf_names` is, if it is one."""
+        return Box.whole(self.hf_shapes[number])
+
     def shard(self, full: "Tensor", tp_rank: int, tp_size: int) -> "Tensor":
         """The part of the whole Megatron tensor that one tensor-parallel rank holds.
 
@@ -159,6 +163,10 @@ class FuseQKV(TensorRule):
         """[G, rows of a group, ...]."""
         return rows.reshape(self.num_groups, -1, *rows.shape[1:])
 
+    def hf_box(self, number: int) -> Box | None:
+        """See `TensorRule.hf_box`: none, for the rows of all three take turns."""
+        return None
+
     def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
         """See `TensorRule.make_box`."""
         rows_of_group = self.megatron_shape[0] // self.num_groups
@@ -185,6 +193,10 @@ class FuseGateUp(TensorRule):
         self._check_sliceable(2 * num_rows, tp_size)
         gate = Box.whole(self.hf_shapes[0]).split(0, tp_size)[tp_rank]
         return (gate, gate.moved(0, num_rows))
+
+    def hf_box(self, number: int) -> Box | None:
+        """See `TensorRule.hf_box`."""
+        return Box.whole(self.hf_shapes[number]).moved(0, number * self.hf_shapes[0][0])
 
     def make_box(self, read: "Callable[[str], Tensor]", box: Box) -> "Tensor":
         """See `TensorRule.make_box`."""

@@ -44,6 +44,8 @@ class TorchDistAsHF:
             CheckpointError: naming the file, if it is truncated or damaged.
         """
         rule = self._rule_of[name]
+        if (box := rule.hf_box(rule.hf_names.index(name))) is not None:
+            return self._source.read(self._stored[rule.megatron_name], box)
         if self._last is None or self._last[0] is not rule:
             parts = rule.to_hf(self._source.read(self._stored[rule.megatron_name]))
             self._last = rule, dict(zip(rule.hf_names, parts, strict=True))

@@ -55,26 +55,38 @@ class TorchDistCheckpoint:
         match = re.fullmatch(r"iter_(\d+)", self.path.name)
         return int(match[1]) if match else None
 
-    def read(self, name: str) -> torch.Tensor:
-        """The whole tensor of that stored name, whatever parallel layout it was saved from.
+    def read(self, name: str, box: Box | None = None) -> torch.Tensor:
+        """The tensor of that stored name, whatever parallel layout it was saved from.
+
+        Args:
+            name: one of `specs`.
+            box: the part of it that is wanted; all of it if None. No more is held than that, and what lies in one piece
+                is not copied.
 
         Raises:
             CheckpointError: naming the file, if a part of it is missing, truncated or damaged.
         """
-        _, _, shape = self.specs[name]
+        wanted = box or Box.whole(self.specs[name][2])
         key, rows = self._places[name]
-        chunks = self._chunks_of(name)
-        if len(chunks) == 1 and chunks[0].sizes[len(rows) :] == shape:
-            return self._read_rows(key, chunks[0], rows)
-        whole = torch.empty(shape, dtype=self._entry(key).properties.dtype)
+        joined: torch.Tensor | None = None
         num_filled = 0
-        for chunk in chunks:
+        for chunk in self._chunks_of(name):
             part = Box(tuple(chunk.offsets[len(rows) :]), tuple(chunk.sizes[len(rows) :]))
-            part.of(whole).copy_(self._read_rows(key, chunk, rows))
-            num_filled += math.prod(part.shape)
-        if num_filled != whole.numel():
-            raise CheckpointError(f"{self.path}: {name}: {num_filled} of {whole.numel()} elements are there")
-        return whole
+            common = part.overlap(wanted)
+            if common is None:
+                continue
+            piece = common.within(part).of(self._read_rows(key, chunk, rows))
+            if common == wanted:
+                return piece
+            if joined is None:
+                joined = torch.empty(wanted.shape, dtype=self._entry(key).properties.dtype)
+            common.within(wanted).of(joined).copy_(piece)
+            num_filled += math.prod(common.shape)
+        if joined is None:
+            joined = torch.empty(wanted.shape, dtype=self._entry(key).properties.dtype)
+        if num_filled != joined.numel():
+            raise CheckpointError(f"{self.path}: {name}: {num_filled} of {joined.numel()} elements are there")
+        return joined
 
     def iter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, in the order of `specs`."""

@@ -1,5 +1,6 @@
 """A tensor that torch.save wrote into a part of a file, mapped into memory rather than read where that can be."""
 
+import contextlib
 import io
 import mmap
 from typing import IO, cast
@@ -8,13 +9,15 @@ import torch
 
 from rl_weights.torch_dist.file_part import FilePart
 
+_MADV_POPULATE_READ = 22
+"""Source: Linux, include/uapi/asm-generic/mman-common.h. Python's mmap has no name for it."""
+
 
 def stored_tensor(file: io.FileIO, start: int, length: int) -> torch.Tensor:
     """The tensor that lies in `length` bytes of the file from `start` on.
 
     Its memory is a private mapping of the file where the elements lie at multiples of their size: writing into it
-    changes no file, and pages are read when they are touched. Elsewhere the bytes are copied, for compiled loops may
-    count on that alignment.
+    changes no file. Elsewhere the bytes are copied, for compiled loops may count on that alignment.
 
     Args:
         file: open for reading, without a buffer of its own; may be closed afterwards.
@@ -48,7 +51,9 @@ def _mapped(file: io.FileIO, start: int, num_bytes: int) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8)
     before = start % mmap.ALLOCATIONGRANULARITY
     pages = mmap.mmap(file.fileno(), before + num_bytes, access=mmap.ACCESS_COPY, offset=start - before)
-    pages.madvise(mmap.MADV_WILLNEED)  # the disk reads on while what was read before is at work
+    # Read and mapped at once, for a page at a time takes longer. Linux before 5.14 does it page by page, later.
+    with contextlib.suppress(OSError):
+        pages.madvise(_MADV_POPULATE_READ)
     return torch.frombuffer(pages, dtype=torch.uint8, offset=before, count=num_bytes)
 
 
