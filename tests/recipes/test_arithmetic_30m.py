@@ -14,7 +14,7 @@ from recipes.sft.config import read_job as read_sft
 from recipes.toy import make_conversations, make_model, make_problems
 from recipes.toy.chains import draw_answer, draw_chain
 
-CHAIN = re.compile(r"\d\d(?: [+-] \d\d){3,5}")
+CHAIN = re.compile(r"\d\d(?: [+-] 1?\d){3,5}")
 STEP = re.compile(r"(-?\d+ [+-] \d+) = (-?\d+)")
 
 
@@ -57,7 +57,7 @@ def test_held_out_chains_are_asked_nowhere_else_whatever_the_seeds(work, tmp_pat
     assert not held_out & {*training, *asked}
 
 
-def test_labels_are_what_the_chains_come_to_and_every_number_has_two_digits(work):
+def test_labels_are_what_the_chains_come_to_and_every_result_on_the_way_has_two_digits(work):
     for line in (work / "data" / "train.jsonl").read_text().splitlines():
         row = json.loads(line)
         chain = CHAIN.search(row["prompt"][0]["content"]).group()
