@@ -1,4 +1,4 @@
-"""Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, one tensor at a time."""
+"""Conversion between Hugging Face folders and Megatron's torch_dist checkpoints, tensor by tensor."""
 
 from rl_weights.conversion_log import ConvertReport
 from rl_weights.convert.ranks import Ranks, ranks_of_torchrun

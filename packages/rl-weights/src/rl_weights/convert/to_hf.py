@@ -1,4 +1,4 @@
-"""torch_dist to Hugging Face, one tensor at a time."""
+"""torch_dist to Hugging Face, tensor by tensor."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ from rl_weights.conversion_log import ConvertReport, Progress
 from rl_weights.convert.wanted import FloatName, WantedValues
 from rl_weights.hf import read_config
 from rl_weights.hf.writer import DEFAULT_SHARD_BYTES, write_hf
-from rl_weights.read_ahead import read_ahead
 from rl_weights.torch_dist.as_hf import TorchDistAsHF
 from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
@@ -39,12 +38,12 @@ def convert_torch_dist_to_hf(
     source = TorchDistAsHF(TorchDistCheckpoint(Path(load)), read_config(Path(hf_checkpoint)))
     wanted = WantedValues(dtype=dtype, require_finite=require_finite)
     tensors = ((name, wanted.apply(f"{source.path}: {name}", tensor)) for name, tensor in source.iter_tensors())
-    with read_ahead(tensors) as coming:
-        return write_hf(
-            save_hf,
-            [wanted.spec(spec) for spec in source.specs.values()],
-            coming,
-            hf_checkpoint=hf_checkpoint,
-            max_shard_bytes=max_shard_bytes,
-            progress=progress,
-        )
+    return write_hf(
+        save_hf,
+        [wanted.spec(spec) for spec in source.specs.values()],
+        tensors,
+        hf_checkpoint=hf_checkpoint,
+        max_shard_bytes=max_shard_bytes,
+        ahead=True,
+        progress=progress,
+    )

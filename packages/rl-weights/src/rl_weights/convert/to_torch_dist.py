@@ -1,4 +1,4 @@
-"""Hugging Face to torch_dist, one tensor at a time, by one process or by several."""
+"""Hugging Face to torch_dist, tensor by tensor, by one process or by several."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -52,8 +52,8 @@ def convert_hf_to_torch_dist(
 ) -> ConvertReport:
     """Writes a torch_dist checkpoint (`save/release`) that Megatron loads at any parallel layout.
 
-    Holds one Hugging Face tensor at a time, and what is made of it. With several ranks each writes what the ranks of
-    its place in the layout hold, in a file of its own.
+    Holds what is made of one tensor while it is written, and of the next one. With several ranks each writes what the
+    ranks of its place in the layout hold, in a file of its own.
 
     Args:
         hf_checkpoint: model folder in Hugging Face format; weights of float8 with block scales are dequantised.

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from rl_weights.hf.reader import INDEX_FILE, SINGLE_FILE, read_config
 from rl_weights.manifest import MANIFEST_FILE
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
+from rl_weights.read_ahead import read_ahead
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _DTYPE_CODES = {name: code for code, name in SAFETENSORS_NAMES.items()}
@@ -31,9 +33,10 @@ def write_hf(
     *,
     hf_checkpoint: Path | str,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    ahead: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Writes a whole model folder: weights, configuration, tokenizer and manifest. Holds one tensor at a time.
+    """Writes a whole model folder: weights, configuration, tokenizer and manifest. Holds one tensor at a time, or two.
 
     Args:
         save_hf: folder to make; must not be there, or be empty.
@@ -41,6 +44,7 @@ def write_hf(
         tensors: names and tensors, in the order of `specs`.
         hf_checkpoint: model folder from which all but the weights is carried over.
         max_shard_bytes: size of a safetensors file at most, unless one tensor is larger.
+        ahead: whether the next tensor is made, in a thread, while one is written.
         progress: told of each tensor.
 
     Raises:
@@ -61,7 +65,8 @@ def write_hf(
 
     with new_folder(Path(save_hf)) as folder:
         _carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
-        _write_tensors(folder, specs, noted(), max_shard_bytes=max_shard_bytes)
+        with read_ahead(noted()) if ahead else nullcontext(noted()) as coming:
+            _write_tensors(folder, specs, coming, max_shard_bytes=max_shard_bytes)
         log.manifest().write(folder)
     return log.report()
 
