@@ -27,7 +27,7 @@ INSTALL_ENV = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": os.environ.get("UV_LI
 EXTRAS = {
     "rl-data": "math,hf,remote",
     "rl-weights": "megatron",
-    "rl-rollout": "sglang,ray",
+    "rl-rollout": "sglang,ray,http",
     "rl-train": "megatron,ray",
 }
 RECIPES = "tests/recipes"

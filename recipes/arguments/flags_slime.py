@@ -81,7 +81,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ("use --colocate, which turns on --offload-train and --offload-rollout", "offload"),
     (
         "the GPUs are those of --actor-num-gpus-per-node and --rollout-num-gpus: see --colocate",
-        "num-gpus-per-node release-train rollout-external-engine-addrs",
+        "num-gpus-per-node release-train",
     ),
     (
         "weights go from the trainer's memory to the engines after every step",
@@ -171,7 +171,8 @@ _SAME = """
     eval-top-p gamma global-batch-size hf-checkpoint input-key kl-loss-coef kl-loss-type label-key load
     log-probs-chunk-size max-tokens-per-gpu metadata-key n-samples-per-eval-prompt n-samples-per-prompt
     normalize-advantages num-epoch num-rollout offload-rollout offload-train opsm-delta over-sampling-batch-size
-    prompt-data ref-load rm-type rm-url rollout-batch-size rollout-max-prompt-len rollout-max-response-len
+    prompt-data ref-load rm-type rm-url rollout-batch-size rollout-external-engine-addrs
+    rollout-max-prompt-len rollout-max-response-len
     rollout-num-gpus rollout-num-gpus-per-engine rollout-seed rollout-shuffle rollout-skip-special-tokens
     rollout-stop rollout-stop-token-ids rollout-temperature rollout-top-k rollout-top-p save save-interval
     skip-eval-before-train tis-clip tis-clip-low tool-key update-weight-buffer-size update-weight-disk-dir

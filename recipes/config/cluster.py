@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
+from rl_rollout import RolloutConfigError
+from rl_rollout.sglang.http_engine import base_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,13 @@ class EnginePlacementConfig:
     rollout_num_gpus_per_engine: int = field(
         default=1, metadata={"help": "GPUs of an engine, which spreads the model over them (SGLang's tp-size)"}
     )
+    rollout_external_engine_addrs: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "HOST:PORT of SGLang servers that were started elsewhere on the model of --hf-checkpoint; none is "
+            "started then, and weights get to them by --update-weight-transport disk"
+        },
+    )
     colocate: bool = field(
         default=False,
         metadata={
@@ -78,14 +87,32 @@ class EnginePlacementConfig:
                 f"--rollout-num-gpus {self.rollout_num_gpus}: expected a multiple of --rollout-num-gpus-per-engine "
                 f"{self.rollout_num_gpus_per_engine}"
             )
+        self._check_external()
         for name in ("offload_rollout", "offload_train", "offload_train_parameters"):
             if getattr(self, name) and not self.colocate:
                 raise UsageError(f"--{name.replace('_', '-')}: has no effect without --colocate")
         if self.offload_train_parameters and not self.moves_optimizer:
             raise UsageError("--offload-train-parameters: has no effect with --no-offload-train")
 
+    def _check_external(self) -> None:
+        addresses = self.rollout_external_engine_addrs
+        if not addresses:
+            return
+        try:
+            urls = [base_url(address) for address in addresses]
+        except RolloutConfigError as error:
+            raise UsageError(f"--rollout-external-engine-addrs: {error}") from error
+        if len(set(urls)) < len(urls):
+            raise UsageError(f"--rollout-external-engine-addrs {' '.join(addresses)}: expected each server once")
+        given = {"colocate": self.colocate, "rollout-num-gpus": self.rollout_num_gpus is not None}
+        given["rollout-num-gpus-per-engine"] = self.rollout_num_gpus_per_engine != 1
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            raise UsageError(f"--{flag} has no effect with --rollout-external-engine-addrs, whose engines have a place")
+
     def num_engines(self, world_size: int) -> int:
-        """Number of engines beside `world_size` trainer ranks."""
+        """Number of engines that are started beside `world_size` trainer ranks."""
+        if self.rollout_external_engine_addrs:
+            return 0
         num_gpus = self.rollout_num_gpus
         if num_gpus is None:
             num_gpus = world_size if self.colocate else self.rollout_num_gpus_per_engine

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from recipes.arguments.dataclass_flags import flags_of
+from recipes.arguments.known import SGLANG_PREFIX
 from recipes.arguments.parse import ParsedArguments
 from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
@@ -27,6 +28,7 @@ def check_together(parsed: ParsedArguments) -> None:
         *_reward_problems(parsed.get(GraderConfig), algorithm),
         *_eval_problems(parsed),
         *_placement_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
+        *_external_problems(parsed),
     ]
     if parsed.get(WeightSyncConfig).update_weight_transport == "nccl" and parsed.get(EnginePlacementConfig).colocate:
         problems.append(
@@ -102,3 +104,20 @@ def _placement_problems(engines: EnginePlacementConfig, trainer: TrainerPlacemen
             f"--rollout-num-gpus-per-engine {of_each}: with --colocate an engine has GPUs of one node's ranks; "
             f"expected a divisor of --actor-num-gpus-per-node {trainer.actor_num_gpus_per_node}"
         )
+
+
+def _external_problems(parsed: ParsedArguments) -> Iterator[str]:
+    """What cannot be asked of engines that somebody else started."""
+    if not parsed.get(EnginePlacementConfig).rollout_external_engine_addrs:
+        return
+    sync, flag = parsed.get(WeightSyncConfig), "--rollout-external-engine-addrs"
+    if sync.update_weight_transport != "disk" or sync.update_weight_mode != "full":
+        yield (
+            f"{flag}: expected --update-weight-transport disk, in mode full: such engines load whole versions from "
+            "--update-weight-disk-dir, which their machines have to share"
+        )
+    if sync.check_weight_update_equal:
+        yield f"--check-weight-update-equal: with {flag} nobody tells what an engine holds"
+    for name, given in parsed.given.items():
+        if name.startswith(SGLANG_PREFIX) and not given.origin:
+            yield f"{name}: with {flag} it belongs to the command that starts the server"

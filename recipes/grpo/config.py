@@ -20,6 +20,7 @@ from recipes.config.checks import check_recompute
 from recipes.grpo.checks import check_together
 from recipes.grpo.data import check_eval_rows, check_training_rows, open_eval_sets, open_training
 from recipes.grpo.evaluation import EvalSet
+from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights
 from recipes.run_folder import check_folder
@@ -31,6 +32,7 @@ from rl_rollout.sglang.arguments import SGLangArguments
 from rl_train.algorithms import AlgorithmConfig
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
+from rl_weights import SyncConfig
 
 PROGRAM = "python -m recipes.grpo"
 OWN_CONFIGS = (
@@ -82,6 +84,13 @@ class GRPOJob:
     config_text: str
     """The resolved configuration, as it is saved."""
 
+    @property
+    def sync(self) -> SyncConfig:
+        """How weights leave the trainer. Handles of external engines take bytes, and write their files themselves."""
+        if self.engine_placement.rollout_external_engine_addrs:
+            return SyncConfig(transport="host")
+        return self.weight_sync.sync_config(self.run.run_dir)
+
 
 def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> GRPOJob:
     """The run that a command line describes.
@@ -122,6 +131,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
     check_engine_ranks(parsed.get(EnginePlacementConfig).rollout_num_gpus_per_engine, model_config)
+    check_servers(parsed.get(EnginePlacementConfig), run.hf_checkpoint)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)

@@ -54,6 +54,8 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
     run, placement = parsed.get(RunConfig), parsed.get(EnginePlacementConfig)
     if run.resume:
         raise UsageError("--eval-only: there is nothing to go on with, so --resume has no effect")
+    if placement.rollout_external_engine_addrs:
+        raise UsageError("--eval-only: it starts engines, so --rollout-external-engine-addrs has no effect")
     config_text = resolved_yaml(parsed)
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=False)
     check_held_out(parsed)

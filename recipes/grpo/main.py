@@ -125,7 +125,7 @@ class _GRPO:
                 after_step + 1,
                 live,
                 bucket_bytes=sync.update_weight_buffer_size,
-                sync=sync.sync_config(self.job.run.run_dir),
+                sync=self.job.sync,
                 verify=sync.check_weight_update_equal,
             )
         except SyncError as error:

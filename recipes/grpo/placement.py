@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Self
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
+from recipes.grpo.external import external_engines
 from recipes.seats import EngineSeat, Seats, seats_of_engines, take_seats
 from rl_rollout import EngineConfig, EnginePool
 from rl_rollout.sglang.arguments import SGLangArguments
+from rl_rollout.sglang.http_engine import HTTPEngine
 from rl_train.megatron.rank import TrainerSpec
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Processes:
     """Handles of what runs beside the driver."""
 
     trainer: "TrainerGroup"
-    engines: "tuple[RayEngine, ...]"
+    engines: "tuple[RayEngine | HTTPEngine, ...]"
     pool: EnginePool
 
 
@@ -53,7 +55,7 @@ def start_engines(spec: EngineSpec, *, num_engines: int, console: StepConsole) -
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(num_actors=num_engines))
         seats = seats_of_engines(num_engines, num_gpus=spec.num_gpus)
-        engines: list[RayEngine] = []
+        engines: list[RayEngine | HTTPEngine] = []
         stack.callback(_close_all, engines)
         for index, seat in enumerate(seats):
             engines.append(_start_engine(spec, seat, index))
@@ -90,7 +92,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
             num_gpus=placement.rollout_num_gpus_per_engine,
             gives_memory_up=placement.releases_engines,
         )
-        engines: list[RayEngine] = []
+        engines: list[RayEngine | HTTPEngine] = [*external_engines(job)]
         stack.callback(_close_all, engines)
         for index, seat in enumerate(seats.engines):
             engines.append(_start_engine(spec, seat, index))
@@ -108,16 +110,17 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
         yield Processes(trainer=trainer, engines=tuple(engines), pool=pool)
 
 
-def _wait_ready(engines: "Sequence[RayEngine]") -> None:
+def _wait_ready(engines: "Sequence[RayEngine | HTTPEngine]") -> None:
     for engine in engines:
         engine.wait_ready()
 
 
-def _close_all(engines: "Sequence[RayEngine]") -> None:
-    from rl_rollout.ray import RayEngine
+def _close_all(engines: "Sequence[RayEngine | HTTPEngine]") -> None:
+    def close(engine: "RayEngine | HTTPEngine") -> None:
+        engine.close()
 
     with ThreadPoolExecutor(max(1, len(engines))) as threads:
-        list(threads.map(RayEngine.close, engines))
+        list(threads.map(close, engines))
 
 
 def _start_engine(spec: EngineSpec, seat: EngineSeat, index: int) -> "RayEngine":

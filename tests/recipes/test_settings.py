@@ -87,6 +87,34 @@ def words_of(preset, inputs, folder, *words):
             "--rollout-num-gpus-per-engine 4: with --colocate an engine has GPUs of one node's ranks; expected "
             "a divisor of --actor-num-gpus-per-node 2",
         ),
+        (
+            "--rollout-external-engine-addrs host",
+            "--rollout-external-engine-addrs: engine address host: expected HOST:PORT or http://HOST:PORT",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1 http://h:1",
+            "--rollout-external-engine-addrs h:1 http://h:1: expected each",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1 --colocate",
+            "--colocate has no effect with --rollout-external-engine-addrs",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1 --rollout-num-gpus 1",
+            "--rollout-num-gpus has no effect with --rollout-external-engine-addrs",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1",
+            "--rollout-external-engine-addrs: expected --update-weight-transport disk, in mode full",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1 --update-weight-transport disk --check-weight-update-equal",
+            "--check-weight-update-equal: with --rollout-external-engine-addrs nobody tells what an engine holds",
+        ),
+        (
+            "--rollout-external-engine-addrs h:1 --update-weight-transport disk --sglang-page-size 1",
+            "--sglang-page-size: with --rollout-external-engine-addrs it belongs to the command that starts the server",
+        ),
         ("--n-samples-per-prompt 1", "--n-samples-per-prompt 1: nothing is learned under --advantage-estimator grpo"),
         (
             "--n-samples-per-prompt 1 --advantage-estimator rloo",

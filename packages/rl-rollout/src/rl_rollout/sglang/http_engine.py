@@ -1,0 +1,349 @@
+"""`HTTPEngine`: a SGLang server that somebody else started, reached by its address.
+
+Needs `pip install rl-rollout[http]`.
+"""
+
+import asyncio
+import json
+import secrets
+import shutil
+import struct
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_data import FinishReason, PolicyVersion
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
+from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError, RequestError, RolloutConfigError
+from rl_rollout.sglang.config import EngineConfig, require_model
+from rl_rollout.weights import (
+    IncomingWeights,
+    TensorSpec,
+    checkpoint_shapes,
+    flat_bytes,
+    num_bytes_of,
+    require_checksum,
+)
+
+if TYPE_CHECKING:
+    import httpx
+    import torch
+
+_POLL_S = 0.5
+_CONTROL_S = 20.0
+_BAD_REQUEST = 400
+_SAFETENSORS_NAMES = {
+    "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "bool": "BOOL", "uint8": "U8",
+    "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+
+
+class HTTPEngine:
+    """An `Engine` and a weight sink over SGLang's HTTP interface: JSON both ways, nothing is unpickled.
+
+    Weights go by a folder that the server's machine has under the same path, as safetensors files, one for each bucket;
+    SGLang loads them when all have come. Every answer of SGLang says which weights drew it, so an answer of a version
+    that this publisher did not make is never taken for one. The object can be passed to other processes.
+
+    Args:
+        address: "http://HOST:PORT" or "HOST:PORT".
+        name: how messages call the engine.
+        model_path: a Hugging Face model folder, as the server serves it.
+        weights_folder: where versions are written; the latest one stays there.
+        config: deadlines.
+        api_key: what the server was started with as `--api-key`, if anything.
+
+    Raises:
+        RolloutConfigError: if the address is none, or the folder holds no model.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str,
+        model_path: str | Path,
+        weights_folder: str | Path,
+        config: EngineConfig | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._name = f"{name} at {address}"
+        self._url = base_url(address)
+        self._model_path = Path(model_path)
+        require_model(self._model_path, name)
+        self._stream = secrets.token_hex(8)
+        self._folder = Path(weights_folder).absolute() / f"{name.replace(' ', '-')}-{self._stream}"
+        self._config = config or EngineConfig()
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._incoming: IncomingWeights | None = None
+        self._weight_map: dict[str, str] = {}
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_clients": None}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.__dict__.update(state)
+        self._clients = weakref.WeakKeyDictionary()
+
+    @property
+    def name(self) -> str:
+        """How messages call this engine."""
+        return self._name
+
+    def wait_ready(self, timeout_s: float | None = None) -> Mapping[str, float]:
+        """Returns once the server answers.
+
+        Raises:
+            EngineDeadlineError: if it does not within `timeout_s` (default: engine_start_timeout_s).
+        """
+        started = time.monotonic()
+        limit_s = self._config.engine_start_timeout_s if timeout_s is None else timeout_s
+        while True:
+            try:
+                self._control("GET", "/model_info", None, _CONTROL_S, "telling its model")
+            except EngineError as error:
+                if time.monotonic() - started > limit_s:
+                    raise EngineDeadlineError(f"{self._name}: not ready within {limit_s:g} s: {error}") from error
+                time.sleep(_POLL_S)
+            else:
+                return {"answer": time.monotonic() - started}
+
+    async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
+        """See `Engine.generate`. A request that is given up is aborted by the server, which sees the connection end.
+
+        Raises:
+            RequestError: if SGLang refuses a request.
+        """
+        if self._incoming is not None:
+            raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
+        if not requests:
+            return []
+        body: dict[str, object] = {
+            "input_ids": [request.tokens.tolist() for request in requests],
+            "sampling_params": [_sampling(request.sampling, request.seed) for request in requests],
+            "return_logprob": True,
+        }
+        doing = f"generating {len(requests)} responses"
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._client().post("/generate", json=body, timeout=None)
+        except TimeoutError:
+            raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
+        except _http_errors() as error:
+            raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
+        answers = self._content(response, doing)
+        return [self._generation(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    async def abort_all(self) -> None:
+        """See `Engine.abort_all`; also of what others asked of the server."""
+        body = {"rid": "", "abort_all": True}
+        await asyncio.to_thread(self._control, "POST", "/abort_request", body, _CONTROL_S, "aborting requests")
+
+    async def release_memory(self) -> None:
+        """Not offered.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError(f"{self._name}: it has its GPUs to itself, and gives no memory up")
+
+    async def resume_memory(self, part: EnginePart) -> None:
+        """Does nothing: nothing was given up."""
+
+    def begin_update(self, version: int) -> None:
+        """Begins a version's folder. The server goes on with the weights that it has."""
+        self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
+        self._weight_map = {}
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        shutil.copyfile(self._model_path / "config.json", self._partial / "config.json")
+
+    def load_bucket(
+        self, specs: Sequence[TensorSpec], buffer: "torch.Tensor | NDArray[np.uint8]", checksum: str
+    ) -> None:
+        """Writes tensors that lie end to end in the flat uint8 buffer, in host memory, into a file of the folder.
+
+        Raises:
+            EngineError: naming the bucket, if it is damaged or does not belong to the model.
+        """
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: a weight bucket came before begin_update")
+        content = flat_bytes(buffer)
+        where = self._incoming.check(specs, content.size)
+        require_checksum(where, content, checksum)
+        file = f"model-{len(list(self._partial.glob('*.safetensors'))):05d}.safetensors"
+        with (self._partial / file).open("wb") as out:
+            out.write(_safetensors_header(specs))
+            out.write(memoryview(content))
+        self._weight_map |= {name: file for name, _, _ in specs}
+        self._incoming.add(specs)
+
+    def commit_update(self, version: int, num_tensors: int) -> None:
+        """Has the server load the folder and forget its KV cache; returns when it serves as `version`.
+
+        Raises:
+            EngineError: if anything is missing, or SGLang refuses it; what it answers then is of no new version.
+        """
+        if self._incoming is None:
+            raise EngineError(f"{self._name}: commit_update of version {version} came before begin_update")
+        self._incoming.finish(version, num_tensors)
+        index = {"metadata": {}, "weight_map": self._weight_map}
+        (self._partial / "model.safetensors.index.json").write_text(json.dumps(index))
+        folder = self._folder / f"version-{version}"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._partial.rename(folder)
+        body = {"model_path": str(folder), "weight_version": f"{self._stream}:{version}", "flush_cache": True}
+        limit_s = self._config.engine_update_timeout_s
+        answer = self._control("POST", "/update_weights_from_disk", body, limit_s, f"loading {folder}")
+        if not answer.get("success"):
+            raise EngineError(f"{self._name}: version {version} was not loaded from {folder}: {answer.get('message')}")
+        self._incoming = None
+        for other in self._folder.iterdir():
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def weight_version(self) -> PolicyVersion | None:
+        """The version served now; None while an update is under way, and for weights of another publisher.
+
+        Raises:
+            EngineError: if the server does not answer.
+        """
+        if self._incoming is not None:
+            return None
+        info = self._control("GET", "/model_info", None, _CONTROL_S, "telling its weight version")
+        return self._version_of(info.get("weight_version"))
+
+    def close(self) -> None:
+        """Removes the folder of versions. The server goes on."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _partial(self) -> Path:
+        return self._folder / "partial"
+
+    def _version_of(self, said: object) -> PolicyVersion | None:
+        stream, _, version = str(said).partition(":")
+        return int(version) if stream == self._stream and version.isdecimal() else None
+
+    def _client(self) -> "httpx.AsyncClient":
+        import httpx
+
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            self._clients[loop] = httpx.AsyncClient(base_url=self._url, headers=self._headers, limits=limits)
+        return self._clients[loop]
+
+    def _control(
+        self, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float, doing: str
+    ) -> Mapping[str, Any]:
+        import httpx
+
+        try:
+            response = httpx.request(method, self._url + path, json=body, headers=self._headers, timeout=timeout_s)
+        except httpx.TimeoutException:
+            raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
+        except httpx.HTTPError as error:
+            raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
+        if path == "/update_weights_from_disk" and response.status_code == _BAD_REQUEST:
+            return cast("Mapping[str, Any]", response.json())  # it says itself what went wrong
+        return {} if path == "/abort_request" else cast("Mapping[str, Any]", self._content(response, doing))
+
+    def _content(self, response: "httpx.Response", doing: str) -> Any:
+        """What the answer says.
+
+        Raises:
+            RequestError: if the request was refused.
+            EngineError: if the server failed, or is no SGLang server.
+        """
+        if response.status_code == _BAD_REQUEST:
+            raise RequestError(f"{self._name}: refused while {doing}: {response.text}")
+        if response.is_error:
+            raise EngineError(f"{self._name}: status {response.status_code} while {doing}: {response.text}")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise EngineError(f"{self._name}: expected JSON while {doing}, got {response.text[:100]!r}") from error
+
+    def _generation(self, request: GenerateRequest, answer: Mapping[str, Any]) -> Generation:
+        meta = answer["meta_info"]
+        version = self._version_of(meta["weight_version"])
+        if version is None:
+            raise EngineNotServingError(
+                f"{self._name}: answered with weights {meta['weight_version']!r}, which are not this run's"
+            )
+        tokens, reason = answer["output_ids"], meta["finish_reason"]
+        logprobs = [logprob for logprob, *_ in meta["output_token_logprobs"]]
+        if reason["type"] == "abort":
+            if reason.get("status_code") == _BAD_REQUEST:
+                raise RequestError(f"{self._name}: request {request.request_id}: {reason['message']}")
+            tokens, logprobs = tokens[: len(logprobs)], logprobs[: len(tokens)]
+        if len(tokens) != len(logprobs):
+            raise EngineError(f"{self._name}: {len(tokens)} tokens and {len(logprobs)} log-probabilities came")
+        return Generation(
+            request_id=request.request_id,
+            tokens=np.array(tokens, np.int32),
+            logprobs=np.array(logprobs, np.float32),
+            text=answer["text"],
+            finish_reason=FinishReason(reason["type"]),
+            policy_version=version,
+        )
+
+
+def base_url(address: str) -> str:
+    """The URL of an address.
+
+    Raises:
+        RolloutConfigError: if it is not "HOST:PORT", with or without "http://" or "https://" in front.
+    """
+    scheme, separator, rest = address.rpartition("://")
+    host, _, port = rest.rstrip("/").rpartition(":")
+    if (separator and scheme not in ("http", "https")) or not host or not port.isdecimal() or "/" in host:
+        raise RolloutConfigError(f"engine address {address}: expected HOST:PORT or http://HOST:PORT")
+    return f"{scheme or 'http'}://{host}:{port}"
+
+
+def _http_errors() -> type[Exception]:
+    import httpx
+
+    return httpx.HTTPError
+
+
+def _sampling(sampling: SamplingParams, seed: int) -> dict[str, object]:
+    """SGLang's sampling parameters."""
+    wire: dict[str, object] = {
+        "max_new_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "sampling_seed": seed & (2**63 - 1),
+        "skip_special_tokens": sampling.skip_special_tokens,
+    }
+    if sampling.min_new_tokens:
+        wire["min_new_tokens"] = sampling.min_new_tokens
+    if sampling.stop:
+        wire["stop"] = list(sampling.stop)
+    if sampling.stop_token_ids:
+        wire["stop_token_ids"] = list(sampling.stop_token_ids)
+    return wire
+
+
+def _safetensors_header(specs: Sequence[TensorSpec]) -> bytes:
+    """What stands before the tensors' bytes, which lie in a bucket as they do in such a file."""
+    header: dict[str, object] = {}
+    start = 0
+    for name, dtype, shape in specs:
+        stop = start + num_bytes_of((name, dtype, tuple(shape)))
+        header[name] = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

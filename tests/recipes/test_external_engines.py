@@ -1,0 +1,121 @@
+"""A SGLang server that somebody else started: what its handle promises, and a GRPO run with it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from recipes.errors import UsageError
+from recipes.grpo.config import read_job
+from rl_rollout import EngineError, EngineNotServingError, EnginePool, RequestError, RolloutConfigError, SamplingParams
+from rl_rollout.sglang.http_engine import HTTPEngine, base_url
+from rl_rollout.testing import check_generation, check_weight_updates, make_requests
+from tests.recipes.short_runs import grpo, records, weights
+
+PROMPT = np.arange(5, 15, dtype=np.int32)
+KEY = "only-for-this-test"
+
+
+@pytest.fixture(scope="module")
+def server(policy, tmp_path_factory):
+    """The address of a server on the policy of the short runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(policy / "model"), "--api-key", KEY]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    command += ["--disable-cuda-graph", "--sleep-on-idle", "--skip-server-warmup", "--log-level", "warning"]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    handle = handle_of(f"127.0.0.1:{port}", policy, log.parent)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()
+            try:
+                handle.wait_ready(0.5)
+                break
+            except EngineError:
+                time.sleep(0.5)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def handle_of(address, policy, folder, key=KEY):
+    return HTTPEngine(address, name="engine 0", model_path=policy / "model", weights_folder=folder, api_key=key)
+
+
+@pytest.mark.slow
+def test_a_handle_of_a_server_keeps_the_promises_of_engines_and_sinks(server, policy, tmp_path):
+    tensors = list(load_file(policy / "model" / "model.safetensors").items())
+    handle = handle_of(server, policy, tmp_path)
+    requests, bad = make_requests(PROMPT, range(4)), SamplingParams(max_new_tokens=8, top_p=7.0)
+    with pytest.raises(EngineNotServingError, match=r"engine 0 at .* weights 'default', which are not this run's"):
+        asyncio.run(handle.generate(requests, timeout_s=60))
+    assert handle.weight_version() is None
+
+    asyncio.run(check_weight_updates(handle, PROMPT, tensors))
+    asyncio.run(check_generation(handle, PROMPT))
+    assert handle.weight_version() == 8
+    assert len(list(tmp_path.glob("engine-0-*/version-*"))) == 1
+    assert handle_of(server, policy, tmp_path).weight_version() is None, "it took another's version for its own"
+    with pytest.raises(RequestError, match=r"engine 0 at .*: refused while generating 1 responses: .*top_p"):
+        asyncio.run(handle.generate([replace(requests[0], sampling=bad)], timeout_s=60))
+    with pytest.raises(EngineError, match="status 401"):
+        handle_of(server, policy, tmp_path, key="another").weight_version()
+    handle.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_grpo_with_a_server_started_elsewhere_gives_what_it_gives_with_its_own_engine(
+    server, start, easy_inputs, policy, straight, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SGLANG_API_KEY", KEY)
+    inputs = easy_inputs._replace(model=policy / "model")
+    external = ("--rollout-external-engine-addrs", server, "--update-weight-transport", "disk")
+    run = start(grpo(inputs, tmp_path / "run", *external, "--update-weight-disk-dir", tmp_path / "shared"))
+    assert run.end() == 0, run.err
+    assert not run.find("sglang::scheduler")
+    assert run.left_after(5) == []
+    rewards = [line.get("reward_mean") for line in records(straight.folder)]
+    assert [line.get("reward_mean") for line in records(tmp_path / "run")] == rewards
+    assert weights(tmp_path / "run") == weights(straight.folder)
+    assert not list((tmp_path / "shared").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_named(inputs, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    words = grpo(
+        inputs, tmp_path / "run", "--rollout-external-engine-addrs", address, "--update-weight-transport", "disk"
+    )
+    with pytest.raises(
+        UsageError, match=f"--rollout-external-engine-addrs: engine 0 at {address}: not ready within 0 s"
+    ):
+        read_job(words[3:])
+    handle = HTTPEngine(address, name="engine 0", model_path=inputs.model, weights_folder=tmp_path)
+    with pytest.raises(EngineError, match=f"engine 0 at {address}: not ready within 0 s: .*failed while telling its"):
+        handle.wait_ready(0)
+    pool = EnginePool([handle])
+    with pytest.raises(EngineError, match=f"engine 0 at {address}: failed while generating 1 responses"):
+        asyncio.run(pool.generate(make_requests(PROMPT, [1]), timeout_s=10))
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":30000", "ftp://host:30000", "http://host/30000", "host:x"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(RolloutConfigError, match="expected HOST:PORT or http://HOST:PORT"):
+        base_url(address)
+    assert base_url("https://host:30000/") == "https://host:30000"
