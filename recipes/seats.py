@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PLACEMENT_TIMEOUT_S = 60.0
 _POLL_S = 0.5
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 # Ray gives every node one unit of a resource with its address in the name; a sliver of it ties a bundle to the node.
 _SLIVER = 0.001
 
@@ -45,7 +45,7 @@ class Seats:
     ranks: "PlacementGroup | None" = None
     """Of the trainer's ranks; None: anywhere."""
     engines: tuple[EngineSeat, ...] = ()
-    host: str = _LOOPBACK
+    host: str = LOOPBACK
     """Address of the node of rank 0, at which the ranks meet."""
 
 
@@ -95,7 +95,7 @@ def take_seats(
             num_gpus=num_gpus / 2 if is_shared else num_gpus,
             ranks=group,
             engines=_shared(group, first_of_engine, gpus_per_engine, num_gpus / 2) if is_shared else anywhere,
-            host=hosts[0] if hosts else _LOOPBACK,
+            host=hosts[0] if hosts else LOOPBACK,
         )
     finally:
         remove_placement_group(group)

@@ -12,7 +12,7 @@ from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
 from recipes.grpo.config import GRPOJob
 from recipes.grpo.external import external_engines
-from recipes.seats import EngineSeat, Seats, seats_of_engines, take_seats
+from recipes.seats import LOOPBACK, EngineSeat, Seats, seats_of_engines, take_seats
 from rl_rollout import EngineConfig, EnginePool
 from rl_rollout.sglang.arguments import SGLangArguments
 from rl_rollout.sglang.http_engine import HTTPEngine
@@ -43,6 +43,8 @@ class EngineSpec:
     num_gpus: int
     """Of each engine; processes where there are none."""
     gives_memory_up: bool = False
+    has_remote_writer: bool = False
+    """Whether the trainer's first rank may be on another node."""
 
     def of_model(self, model: Path) -> Self:
         """The same, of another model folder."""
@@ -91,6 +93,7 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
             needs_tokenizer=bool(job.rollout.rollout_stop),
             num_gpus=placement.rollout_num_gpus_per_engine,
             gives_memory_up=placement.releases_engines,
+            has_remote_writer=seats.host != LOOPBACK,
         )
         engines: list[RayEngine | HTTPEngine] = [*external_engines(job)]
         stack.callback(_close_all, engines)
@@ -137,6 +140,7 @@ def _start_engine(spec: EngineSpec, seat: EngineSeat, index: int) -> "RayEngine"
         server_args=server_args,
         config=spec.config,
         needs_tokenizer=spec.needs_tokenizer,
+        has_remote_writer=spec.has_remote_writer,
         num_gpus=seat.num_gpus,
         placement_group=seat.group,
         bundle_index=seat.bundle,

@@ -1,5 +1,6 @@
 """Weights get from one process's GPU memory into an engine on the same GPU without a copy through the host."""
 
+import psutil
 import pytest
 import torch
 
@@ -102,6 +103,13 @@ def test_an_engine_on_two_gpus_reads_the_memory_of_one(model) -> None:
             for version in (1, 2):
                 report = publisher.publish(version, verify=True)
             assert report.buffers_on == ("cuda:0" if transport.name == "cuda_ipc" else "cpu")
+        assert listened_on(engine.process_ids()) <= {"127.0.0.1"}
+
+
+def listened_on(process_ids) -> set[str]:
+    """Addresses on which the processes wait for connections."""
+    sockets = (one for pid in process_ids for one in psutil.Process(pid).net_connections(kind="inet"))
+    return {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
 def test_a_damaged_bucket_on_the_gpu_is_named_and_the_engine_lives(engine, model) -> None:

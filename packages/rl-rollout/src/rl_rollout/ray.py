@@ -48,12 +48,18 @@ class _EngineActor:
         server_args: Mapping[str, JsonValue],
         config: EngineConfig,
         needs_tokenizer: bool,
+        has_remote_writer: bool,
         gpu_ids: Sequence[str],
     ) -> None:
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         self._engine = SGLangEngine(
-            model_path, name=name, server_args=server_args, config=config, needs_tokenizer=needs_tokenizer
+            model_path,
+            name=name,
+            server_args=server_args,
+            config=config,
+            needs_tokenizer=needs_tokenizer,
+            has_remote_writer=has_remote_writer,
         )
 
     async def wait_ready(self, timeout_s: float | None) -> Mapping[str, float]:
@@ -268,6 +274,7 @@ def start_engine(
     server_args: Mapping[str, JsonValue] | ServerArguments | None = None,
     config: EngineConfig | None = None,
     needs_tokenizer: bool = False,
+    has_remote_writer: bool = False,
     num_cpus: float = 1,
     num_gpus: float = 0,
     placement_group: PlacementGroup | None = None,
@@ -282,6 +289,7 @@ def start_engine(
         server_args: see `SGLangEngine`.
         config: deadlines and threads.
         needs_tokenizer: see `SGLangEngine`.
+        has_remote_writer: see `SGLangEngine`.
         num_cpus: CPUs that Ray sets apart for the actor.
         num_gpus: GPUs that Ray sets apart and shows to the actor.
         placement_group: where Ray places the actor; anywhere if None.
@@ -301,6 +309,6 @@ def start_engine(
     actor = (
         ray.remote(_EngineActor)
         .options(num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy=strategy, max_restarts=0)
-        .remote(str(model_path), name, given, chosen, needs_tokenizer, tuple(gpu_ids))
+        .remote(str(model_path), name, given, chosen, needs_tokenizer, has_remote_writer, tuple(gpu_ids))
     )
     return RayEngine(cast("ActorHandle[Any]", actor), name, chosen)

@@ -65,8 +65,16 @@ def chosen_arguments(server_args: Mapping[str, JsonValue] | ServerArguments | No
     return chosen
 
 
-def host_environment(chosen: Mapping[str, JsonValue], num_threads: int) -> dict[str, str]:
-    """Variables that an engine's process gets beside those of its caller."""
+def host_environment(
+    chosen: Mapping[str, JsonValue], num_threads: int, *, has_remote_writer: bool = False
+) -> dict[str, str]:
+    """Variables that an engine's process gets beside those of its caller.
+
+    Args:
+        chosen: server arguments.
+        num_threads: of each of its processes.
+        has_remote_writer: whether weights may come over NCCL from another machine.
+    """
     environment = {
         "OMP_NUM_THREADS": str(num_threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -75,6 +83,9 @@ def host_environment(chosen: Mapping[str, JsonValue], num_threads: int) -> dict[
     }
     if "nnodes" not in chosen:
         environment["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: nothing listens on another interface
+        # NCCL chooses an interface once in a process, for the engine's own groups and for that of its weights.
+        if not has_remote_writer and "NCCL_SOCKET_IFNAME" not in os.environ:
+            environment["NCCL_SOCKET_IFNAME"] = "lo"
     if chosen.get("enable_memory_saver"):
         # SGLang preloads a library into its schedulers that needs CUDA's runtime before torch has found it.
         known = os.environ.get("LD_LIBRARY_PATH")

@@ -78,6 +78,7 @@ class SGLangEngine:
         config: deadlines and threads.
         needs_tokenizer: lets SGLang load the tokenizer, for requests with `stop` strings or `min_new_tokens`; costs
             start-up time and a process.
+        has_remote_writer: whether weights may come over NCCL from another machine; if not, NCCL keeps to loopback.
 
     Raises:
         RolloutConfigError: if the folder holds no model or a server argument is not the caller's to set.
@@ -95,6 +96,7 @@ class SGLangEngine:
         server_args: Mapping[str, JsonValue] | ServerArguments | None = None,
         config: EngineConfig | None = None,
         needs_tokenizer: bool = False,
+        has_remote_writer: bool = False,
     ) -> None:
         self._name = name
         self._model_path = Path(model_path)
@@ -126,7 +128,7 @@ class SGLangEngine:
                 "skip_tokenizer_init": not needs_tokenizer,
                 "custom_weight_loader": [LOADER],
             },
-            host_environment(chosen, self._config.engine_num_threads),
+            host_environment(chosen, self._config.engine_num_threads, has_remote_writer=has_remote_writer),
         )
 
     @property
