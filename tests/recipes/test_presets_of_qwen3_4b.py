@@ -95,7 +95,7 @@ FORCED = {
     "qwen3_4b_dapo_math": {},
     "qwen3_4b_dapo_math_1xh200": {**_ONE_GPU_COLOCATED, "no-offload-train": True, "sglang-mem-fraction-static": 0.42},
     "qwen3_4b_dapo_math_1xh100": {**_ONE_GPU_COLOCATED, "log-probs-chunk-size": 1024},
-    "qwen3_4b_dapo_math_4xa100_40gb": {"actor-num-gpus-per-node": 4, "rollout-num-gpus-per-engine": 1},
+    "qwen3_4b_dapo_math_4xa100_40gb": {"actor-num-gpus-per-node": 4},
     "qwen3_4b_openhermes": {},
     "qwen3_4b_openhermes_1xh200": _ONE_GPU,
     "qwen3_4b_openhermes_4xa100_40gb": {
@@ -164,7 +164,7 @@ def test_the_presets_resolve_to_runs_of_several_gpus(inputs, words, parsers):
         for job in (grpo, halves, whole, eight)
     }
     assert sizes == {(4, 2), (8, 1), (8, 2)}
-    assert grpo.engine_placement.num_engines(4) == 4
+    assert grpo.engine_placement.num_engines(4) == 2
     assert eight.engine_placement.num_engines(8) == 4
     for job in (grpo, halves, whole, eight):
         values = job.megatron.values
