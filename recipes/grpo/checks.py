@@ -47,7 +47,10 @@ def check_held_out(parsed: ParsedArguments) -> None:
     Raises:
         UsageError: with every problem, each naming its flag.
     """
-    problems = [*_data_problems(parsed.get(PromptDataConfig), parsed.get(GraderConfig))]
+    problems = [
+        *_data_problems(parsed.get(PromptDataConfig), parsed.get(GraderConfig)),
+        *_engines_alone_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
+    ]
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -103,6 +106,16 @@ def _placement_problems(engines: EnginePlacementConfig, trainer: TrainerPlacemen
         yield (
             f"--rollout-num-gpus-per-engine {of_each}: with --colocate an engine has GPUs of one node's ranks; "
             f"expected a divisor of --actor-num-gpus-per-node {trainer.actor_num_gpus_per_node}"
+        )
+
+
+def _engines_alone_problems(engines: EnginePlacementConfig, trainer: TrainerPlacementConfig) -> Iterator[str]:
+    """Without a trainer --colocate still says how many GPUs there are, unless --rollout-num-gpus does."""
+    of_each = engines.rollout_num_gpus_per_engine
+    if engines.colocate and engines.rollout_num_gpus is None and trainer.world_size % of_each:
+        yield (
+            f"--rollout-num-gpus-per-engine {of_each}: with --colocate the engines have the trainer's "
+            f"{trainer.world_size} GPUs, expected a divisor; or give --rollout-num-gpus"
         )
 
 

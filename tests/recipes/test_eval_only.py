@@ -5,6 +5,7 @@ import json
 import pytest
 
 from recipes.errors import UsageError
+from recipes.grpo.checks import check_held_out
 from recipes.grpo.config import parse
 from recipes.grpo.eval_only import eval_job_of
 from tests.recipes.running import recipe
@@ -50,3 +51,13 @@ def test_it_needs_no_data_for_training_and_refuses_what_makes_no_sense(inputs, t
         parse([*words, "--skip-eval-before-train"])
     with pytest.raises(UsageError, match="--prompt-data is missing"):
         parse([word for word in words if word != "--eval-only"])
+
+
+@pytest.mark.parametrize(("num_gpus", "of_each"), [(1, 2), (8, 3)])
+def test_engines_take_all_of_the_gpus_that_a_preset_shares_with_the_trainer(num_gpus, of_each, inputs, tmp_path):
+    words = ["--preset", "tiny_math", "--eval-only", "--hf-checkpoint", str(inputs.model), "--run-dir", str(tmp_path)]
+    words += ["--eval-prompt-data", "held-out", str(inputs.eval_prompts), "--colocate"]
+    words += ["--actor-num-gpus-per-node", str(num_gpus), "--rollout-num-gpus-per-engine", str(of_each)]
+    with pytest.raises(UsageError, match=f"--rollout-num-gpus-per-engine {of_each}: .* {num_gpus} GPUs, expected a"):
+        eval_job_of(parse(words))
+    check_held_out(parse([*words, "--rollout-num-gpus", "6"]))
