@@ -26,8 +26,8 @@ ROWS_FILE = "left_out_rows.jsonl"
 SUMMARY_FILE = "summary.json"
 
 # What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, the
-# way by which weights get to the engines, which are the same bits by every way, what becomes of bad rows, and how many
-# processes and requests read and grade at a time.
+# way by which weights get to the engines, which are the same bits by every way, where engines are that somebody else
+# runs, what becomes of bad rows, and how many processes and requests read and grade at a time.
 _FREE_ON_RESUME = (
     "num-rollout",
     "num-epoch",
@@ -36,6 +36,7 @@ _FREE_ON_RESUME = (
     "update-weight-transport",
     "update-weight-mode",
     "update-weight-disk-dir",
+    "rollout-external-engine-addrs",
     "num-data-workers",
     "on-bad-row",
     "max-bad-row-share",

@@ -131,3 +131,15 @@ def test_resume_needs_a_run_and_a_checkpoint(tmp_path):
     RunFolder(run_dir, checkpoints, config_text="lr: 1\n")
     with pytest.raises(UsageError, match=r"--resume: .*checkpoints holds no checkpoint"):
         check_folder(run_dir, checkpoints, config_text="lr: 1\n", is_resumed=True)
+
+
+def test_a_resumed_run_takes_servers_at_other_addresses_but_no_other_settings(tmp_path):
+    def settings(address: str, lr: float) -> str:
+        return f'rollout-external-engine-addrs: ["{address}"]\nlr: {lr}\n'
+
+    run_dir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    RunFolder(run_dir, checkpoints, config_text=settings("10.0.0.7:30000", 0.1))
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.1), is_resumed=True)
+    with pytest.raises(UsageError, match=r"config.yaml says lr: 0.1, now it is 0.2"):
+        check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.2), is_resumed=True)
