@@ -16,8 +16,12 @@ _STOPPED = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where it takes effect at once."""
+
+
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop has saved a checkpoint and ends there."""
+    """A run that was asked to stop has a checkpoint and loses nothing that matters."""
 
 
 class StopAfterStep:
@@ -61,7 +65,8 @@ class StopAfterStep:
 
 
 def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Job], object]) -> int:
-    """The exit code after `run(read())`: 0, 2 for what the user can mend, 130 for Ctrl-C or SIGTERM, 75 if it stopped.
+    """The exit code after `run(read())`: 0, 2 for what the user can mend, 75 if it was stopped by SIGTERM and has a
+    checkpoint to go on from, 130 for Ctrl-C, and for SIGTERM where there is none.
 
     What the user can mend is found by `read`, before anything is started.
 
@@ -91,20 +96,27 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
 
 @contextmanager
 def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
-    """Says after an interrupt or a failure what goes on from the last checkpoint."""
+    """Says after an interrupt or a failure what goes on from the last checkpoint.
+
+    Raises:
+        Stopped: for Terminated, where there is a checkpoint: also a run that starts again or writes its final model
+            goes on after a requeue.
+    """
     try:
         yield
-    except (KeyboardInterrupt, Exception):  # raised again: whatever ended the run, this is what the user needs next
+    except (KeyboardInterrupt, Exception) as ended:  # raised again: whatever ended the run, the user needs this next
         if folder.has_checkpoint:
             hint = f"goes on from the last checkpoint with: {program} --config {folder.path / CONFIG_FILE} --resume"
         else:
             hint = "ended before its first checkpoint; --save-interval says how often one is written"
         sys.stderr.write(f"\nThe run in {folder.path} {hint}\n")
+        if isinstance(ended, Terminated) and folder.has_checkpoint:
+            raise Stopped("stopped by SIGTERM outside its steps") from ended
         raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
     for one in _SIGNALS:
         signal.signal(one, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -4,6 +4,7 @@ Those of which a part dies are on real data, where it is there: half a run on it
 """
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from rl_train.megatron.checkpoint_folder import latest_checkpoint
+from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.run_folder import RunFolder
+from rl_train.megatron.checkpoint_folder import TRACKER, latest_checkpoint
 from tests.recipes.running import SHARED_DATA, Run, recipe
 
 REAL_PROBLEMS = SHARED_DATA / "gsm8k_train_dapo.jsonl"
@@ -33,6 +36,22 @@ def grpo(inputs, run_dir, *words):
 def sft(inputs, run_dir, *words):
     paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.conversations, "--run-dir", run_dir)
     return recipe("sft", *paths, "--num-rollout", 3000, *words)
+
+
+@pytest.mark.parametrize(("has_checkpoint", "number", "code"), [
+    (False, signal.SIGTERM, 130), (True, signal.SIGTERM, 75), (True, signal.SIGINT, 130),
+])  # fmt: skip
+def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(tmp_path, has_checkpoint, number, code):
+    folder = RunFolder(tmp_path / "run", tmp_path / "checkpoints", config_text="")
+    if has_checkpoint:
+        (folder.checkpoints / TRACKER).write_text("1")
+
+    def run(_: None) -> None:
+        with telling_how_to_resume("recipe", folder):
+            os.kill(os.getpid(), number)
+            pytest.fail("the signal was not heard")
+
+    assert run_to_its_end("recipe", lambda: None, run) == code
 
 
 @pytest.mark.slow
