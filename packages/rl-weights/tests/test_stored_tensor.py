@@ -45,6 +45,20 @@ def test_who_writes_into_a_tensor_changes_no_file(tmp_path):
     assert (tmp_path / "file").read_bytes() == content
 
 
+def test_a_torch_that_notes_no_place_in_the_file_reads_it(tmp_path, monkeypatch):
+    def without_place(*args, load=torch.load, **settings):
+        loaded = load(*args, **settings)
+        loaded.untyped_storage()._checkpoint_offset = None
+        return loaded
+
+    monkeypatch.setattr(torch, "load", without_place)
+    tensor = torch.arange(24.0).reshape(6, 4)[2:4, 1:3]
+    content = saved(tensor)
+    (tmp_path / "file").write_bytes(b"x" * 5 + content + b"y" * 100)
+    with (tmp_path / "file").open("rb", buffering=0) as file:
+        assert torch.equal(stored_tensor(file, 5, len(content)), tensor)
+
+
 def test_what_is_no_tensor_or_is_cut_off_is_refused(tmp_path):
     content = saved({"a": 1})
     (tmp_path / "file").write_bytes(content)
