@@ -114,6 +114,24 @@ def test_a_server_that_does_not_answer_is_named(inputs, tmp_path):
         asyncio.run(pool.generate(make_requests(PROMPT, [1]), timeout_s=10))
 
 
+def test_no_proxy_of_the_environment_sees_a_key_or_a_prompt(inputs, tmp_path, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("127.0.0.1", 0)) as other:
+        proxy.settimeout(0.2)
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        other.close()
+        handle = HTTPEngine(address, name="engine 0", model_path=inputs.model, weights_folder=tmp_path, api_key=KEY)
+        with pytest.raises(EngineError, match="not ready"):
+            handle.wait_ready(0)
+        with pytest.raises(EngineError, match="failed while generating"):
+            asyncio.run(handle.generate(make_requests(PROMPT, [1]), timeout_s=10))
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+
+
 @pytest.mark.parametrize("address", ["", "host", "host:", ":30000", "ftp://host:30000", "http://host/30000", "host:x"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(RolloutConfigError, match="expected HOST:PORT or http://HOST:PORT"):

@@ -31,6 +31,8 @@ from rl_rollout.weights import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
     import torch
 
@@ -239,7 +241,9 @@ class HTTPEngine:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            self._clients[loop] = httpx.AsyncClient(base_url=self._url, headers=self._headers, limits=limits)
+            self._clients[loop] = httpx.AsyncClient(
+                base_url=self._url, headers=self._headers, limits=limits, verify=_authorities(), trust_env=False
+            )
         return self._clients[loop]
 
     def _control(
@@ -248,7 +252,15 @@ class HTTPEngine:
         import httpx
 
         try:
-            response = httpx.request(method, self._url + path, json=body, headers=self._headers, timeout=timeout_s)
+            response = httpx.request(
+                method,
+                self._url + path,
+                json=body,
+                headers=self._headers,
+                timeout=timeout_s,
+                verify=_authorities(),
+                trust_env=False,  # no proxy of the environment sees the key and the prompts
+            )
         except httpx.TimeoutException:
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
         except httpx.HTTPError as error:
@@ -309,6 +321,13 @@ def base_url(address: str) -> str:
     if (separator and scheme not in ("http", "https")) or not host or not port.isdecimal() or "/" in host:
         raise RolloutConfigError(f"engine address {address}: expected HOST:PORT or http://HOST:PORT")
     return f"{scheme or 'http'}://{host}:{port}"
+
+
+def _authorities() -> "ssl.SSLContext":
+    """Whom to believe who a server is: the environment may name them (SSL_CERT_FILE), unlike a proxy."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _http_errors() -> type[Exception]:
