@@ -1,7 +1,10 @@
 """Engines that were started elsewhere: handles of them, and whether they answer."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +20,33 @@ API_KEY = "SGLANG_API_KEY"
 """Variable of the environment with the key of servers that were started with `--api-key`."""
 
 
-def external_engines(job: "GRPOJob") -> list[HTTPEngine]:
-    """Handles of the run's servers."""
-    folder = job.weight_sync.sync_config(job.run.run_dir).folder or Path()
-    return _handles(job.engine_placement.rollout_external_engine_addrs, job.run.hf_checkpoint, folder, job.engine)
+@contextmanager
+def external_engines(job: "GRPOJob") -> Generator[list[HTTPEngine]]:
+    """Handles of the run's servers, if it has any."""
+    addresses = job.engine_placement.rollout_external_engine_addrs
+    if not addresses:
+        yield []
+        return
+    shared = job.weight_sync.sync_config(job.run.run_dir).folder
+    assert shared is not None, "external engines take weights by a folder"
+    with folder_of_run(shared, job.run.run_dir) as folder:
+        yield _handles(addresses, job.run.hf_checkpoint, folder, job.engine)
+
+
+@contextmanager
+def folder_of_run(shared: Path, run_dir: Path) -> Generator[Path]:
+    """The run's own place in a folder that others may use too: without what it left there when it was killed.
+
+    It goes at the end. Its name follows from the run's folder, so that a run that is resumed, perhaps with fewer
+    servers or on another machine, finds it again.
+    """
+    owner = str(run_dir.absolute())
+    folder = shared / f"{run_dir.absolute().name}-{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_servers(placement: EnginePlacementConfig, hf_checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from recipes.errors import UsageError
 from recipes.grpo.config import read_job
+from recipes.grpo.external import folder_of_run
 from rl_rollout import EngineError, EngineNotServingError, EnginePool, RequestError, RolloutConfigError, SamplingParams
 from rl_rollout.sglang.http_engine import HTTPEngine, base_url
 from rl_rollout.testing import check_generation, check_weight_updates, make_requests
@@ -112,6 +113,19 @@ def test_a_server_that_does_not_answer_is_named(inputs, tmp_path):
     pool = EnginePool([handle])
     with pytest.raises(EngineError, match=f"engine 0 at {address}: failed while generating 1 responses"):
         asyncio.run(pool.generate(make_requests(PROMPT, [1]), timeout_s=10))
+
+
+def test_what_a_killed_run_left_goes_at_its_next_start_and_nothing_of_others_does(tmp_path):
+    shared = tmp_path / "shared"
+    with folder_of_run(shared, tmp_path / "b" / "run") as others:
+        others.mkdir(parents=True)
+        with folder_of_run(shared, tmp_path / "a" / "run") as killed:
+            (killed / "engine-7-of-then" / "version-3").mkdir(parents=True)
+            with folder_of_run(shared, tmp_path / "a" / "run") as own:
+                assert own == killed
+                assert [*shared.iterdir()] == [others]
+                own.mkdir()
+            assert [*shared.iterdir()] == [others]
 
 
 def test_no_proxy_of_the_environment_sees_a_key_or_a_prompt(inputs, tmp_path, monkeypatch):
