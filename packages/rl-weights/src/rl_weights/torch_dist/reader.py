@@ -60,8 +60,8 @@ class TorchDistCheckpoint:
 
         Args:
             name: one of `specs`.
-            box: the part of it that is wanted; all of it if None. No more is held than that, and what lies in one piece
-                is not copied.
+            box: the part of it that is wanted; all of it if None. What lies in one piece is a view of that piece, which
+                is a mapping of the file or a copy (see `stored_tensor`); what lies in several is copied.
 
         Raises:
             CheckpointError: naming the file, if a part of it is missing, truncated or damaged.
