@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from rl_data import (
     DataError,
     PromptDataConfig,
     PromptSource,
+    RLDataError,
     Tokenizer,
 )
 from rl_data.source import RowFate
@@ -223,6 +226,16 @@ def test_any_number_of_workers_gives_the_items_of_one_process_ahead_of_their_use
     for source in (alone, *helped):  # what was made ahead is of no use any more
         source.load_state_dict(state)
     check(50)
+    one = helped[0]
+    assert one._ahead is not None
+    os.kill(one._ahead._workers[0].pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(RLDataError, match=r"data worker 1 of 1 .* died"):
+            one.next_batch(200)
+    one.take_notes()
+    for source in (alone, *helped):  # the one whose worker failed starts another
+        source.load_state_dict(state)
+    check(30)
     for source in helped:
         source.close()
 

@@ -171,7 +171,8 @@ class Source[Item](ABC):
 
         Raises:
             DataError: if a row is bad and bad rows are not skipped, or too many are; if no item is left of an epoch.
-            RLDataError: if a worker process has died, or hangs over a row for longer than `data_timeout_s`.
+            RLDataError: if a worker process has died, or hangs over a row for longer than `data_timeout_s`; from then
+                on, until `close` or `load_state_dict`, at every call.
         """
         items: list[Item] = []
         num_rejected = 0
@@ -221,9 +222,10 @@ class Source[Item](ABC):
         for fate in RowFate:
             count = state.get(f"num_{fate}")
             self._counts[fate] = count if isinstance(count, int) else 0
-        if self._ahead is not None:
-            self._ahead.forget()
+        if self._ahead is not None and self._ahead.forget():
             self._ahead_cursor.load_state_dict(self._cursor.state_dict())
+        else:
+            self.close()
 
     def close(self) -> None:
         """Ends the worker processes; the next batch starts others."""
@@ -255,8 +257,8 @@ class Source[Item](ABC):
             self._ahead_cursor.load_state_dict(self._cursor.state_dict())
         while self._ahead.num_waiting <= num_items:
             self._ahead.submit([self._ahead_cursor.advance() for _ in range(num_items)])
-        note = self._left_out.get(self._cursor.advance().row)
         made = self._ahead.take()
+        note = self._left_out.get(self._cursor.advance().row)
         return made if note is None else Made(None, note)
 
     def _taken(self, made: Made[Item]) -> Item | None:

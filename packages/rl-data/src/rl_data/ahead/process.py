@@ -18,6 +18,8 @@ from rl_data.errors import RLDataError
 
 _TRACEBACK_S = 1.0
 """How long a process that hangs may take to say where."""
+_KILLED_WITHIN_S = 5.0
+"""One that waits for a disk does not end before that answers; nobody waits for it longer than this."""
 
 
 class WorkerProcess:
@@ -39,6 +41,7 @@ class WorkerProcess:
             env=environment,
         )
         self._name = f"{name} (process {self._process.pid})"
+        self._failure: str | None = None
         self._questions: SimpleQueue[bytes | None] = SimpleQueue()
         self._answers: SimpleQueue[bytes | None] = SimpleQueue()
         self.end = weakref.finalize(self, _end, self._process, self._questions)
@@ -58,6 +61,11 @@ class WorkerProcess:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was found dead or too late, and was ended: it answers nothing any more."""
+        return self._failure is not None
+
     def send(self, value: object) -> None:
         """Hands something over; does not wait. That the process has died is seen where its answer is waited for."""
         self._questions.put(dumps(value))
@@ -70,20 +78,24 @@ class WorkerProcess:
             doing: what is being waited for, for messages.
 
         Raises:
-            RLDataError: if the process has died or the deadline has passed.
+            RLDataError: if the process has died or the deadline has passed. The process is ended then, and who asks
+                again is told the same.
         """
-        try:
-            body = self._answers.get(timeout=deadline_s)
-        except Empty:
-            raise RLDataError(
-                f"{self._name}: no result within {deadline_s:g} s (--data-timeout-s) from {doing()}; {self._place()}"
-            ) from None
-        if body is None:
-            self._answers.put(None)  # who asks again is told again
-            lines = self._written(0).splitlines()
-            last_words = lines[-1] if lines else "it left no message"
-            raise RLDataError(f"{self._name} died: {last_words} (--num-data-workers 0 goes without)")
-        return loads(body)
+        if self._failure is None:
+            try:
+                body = self._answers.get(timeout=deadline_s)
+            except Empty:
+                late = f"no result within {deadline_s:g} s (--data-timeout-s) from {doing()}"
+                failure = f"{self._name}: {late}; {self._place()}"
+            else:
+                if body is not None:
+                    return loads(body)
+                lines = self._written(0).splitlines()
+                last_words = lines[-1] if lines else "it left no message"
+                failure = f"{self._name} died: {last_words} (--num-data-workers 0 goes without)"
+            self._failure = failure
+            self.end()  # an answer that came late would be taken for that to a later question
+        raise RLDataError(self._failure)
 
     def _place(self) -> str:
         """Where in its code the process is."""
@@ -116,6 +128,7 @@ def _read_answers(pipe: BinaryIO, answers: SimpleQueue[bytes | None]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], questions: SimpleQueue[bytes | None]) -> None:
-    process.kill()
-    process.wait()
     questions.put(None)
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_KILLED_WITHIN_S)

@@ -1,10 +1,14 @@
 """Worker processes that do work ahead of its use, as its user sees them."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from rl_data.ahead.process import WorkerProcess
+from rl_data.errors import RLDataError
+
+logger = logging.getLogger(__name__)
 
 _MAX_PART = 64
 """Arguments in one message at most: a worker's share comes in rows of as many."""
@@ -61,19 +65,32 @@ class Ahead[Argument, Result]:
             self._calls.extend(_Call(worker, argument) for argument in part)
 
     def take(self) -> Result:
-        """The next result; waits for it.
+        """The next result; waits for it. A call whose result could not be had stays the next.
 
         Raises:
             RLDataError: naming the worker, if it has died, with what it wrote last, or if the deadline has passed, with
                 what it was doing.
         """
-        call = self._calls.popleft()
-        return cast(Result, call.worker.receive(self._deadline_s, lambda: self._describe(call.argument)))
+        call = self._calls[0]
+        result = cast(Result, call.worker.receive(self._deadline_s, lambda: self._describe(call.argument)))
+        self._calls.popleft()
+        return result
 
-    def forget(self) -> None:
-        """Waits for all results that were not taken, and throws them away."""
-        while self._calls:
-            self.take()
+    def forget(self) -> bool:
+        """Waits for all results that were not taken, and throws them away.
+
+        Returns:
+            Whether the workers can go on; False as soon as one has failed.
+        """
+        try:
+            while self._calls:
+                if any(worker.has_failed for worker in self._workers):
+                    return False
+                self.take()
+        except RLDataError as error:
+            logger.warning("%s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Ends the workers. What was not taken is lost."""
