@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from recipes.config.checks import require_at_least
 from recipes.errors import UsageError
 from rl_rollout import RolloutConfigError
-from rl_rollout.sglang.http_engine import base_url
+from rl_rollout.sglang.http_wire import base_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

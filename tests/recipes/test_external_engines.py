@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -17,7 +18,8 @@ from recipes.errors import UsageError
 from recipes.grpo.config import read_job
 from recipes.grpo.external import folder_of_run
 from rl_rollout import EngineError, EngineNotServingError, EnginePool, RequestError, RolloutConfigError, SamplingParams
-from rl_rollout.sglang.http_engine import HTTPEngine, base_url
+from rl_rollout.sglang.http_engine import HTTPEngine
+from rl_rollout.sglang.http_wire import base_url
 from rl_rollout.testing import check_generation, check_weight_updates, make_requests
 from tests.recipes.short_runs import grpo, records, weights
 
@@ -146,8 +148,43 @@ def test_no_proxy_of_the_environment_sees_a_key_or_a_prompt(inputs, tmp_path, mo
             proxy.accept()
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":30000", "ftp://host:30000", "http://host/30000", "host:x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "host",
+        "host:",
+        ":30000",
+        "ftp://host:30000",
+        "http://host/30000",
+        "host:x",
+        "a b:30000",
+        "[x]:30000",
+        "host:0",
+        "host:70000",
+        "host:30000\n",
+        "user@host:30000",
+    ],
+)
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(RolloutConfigError, match="expected HOST:PORT or http://HOST:PORT"):
         base_url(address)
     assert base_url("https://host:30000/") == "https://host:30000"
+    assert base_url("[::1]:30000") == "http://[::1]:30000"
+
+
+def test_a_missing_client_library_is_named_with_what_installs_it(inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(RolloutConfigError, match=r"engine 0: .* needs httpx: pip install 'rl-rollout\[http\]'"):
+        HTTPEngine("host:30000", name="engine 0", model_path=inputs.model, weights_folder=tmp_path)
+
+
+def test_an_answer_that_is_none_of_sglang_names_the_server(inputs, tmp_path):
+    handle = HTTPEngine("host:30000", name="engine 0", model_path=inputs.model, weights_folder=tmp_path)
+    for text, message in (("no JSON", "expected JSON while loading"), ("[]", "expected a JSON object while loading")):
+        with pytest.raises(EngineError, match=f"engine 0 at host:30000: {message}"):
+            handle._object(handle._json(httpx.Response(400, text=text), "loading"), "loading")
+    request = make_requests(PROMPT, [1])[0]
+    for answer in ({}, {"meta_info": {}}, {"meta_info": {"weight_version": f"{handle._stream}:1"}}, []):
+        with pytest.raises(EngineError, match="engine 0 at host:30000: expected an answer of SGLang's /generate"):
+            handle._generation(request, answer)

@@ -4,10 +4,10 @@ Needs `pip install rl-rollout[http]`.
 """
 
 import asyncio
+import importlib.util
 import json
 import secrets
 import shutil
-import struct
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_data import FinishReason, PolicyVersion
-from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError, RequestError, RolloutConfigError
 from rl_rollout.sglang.config import EngineConfig, require_model
+from rl_rollout.sglang.http_wire import base_url, safetensors_header, sampling_json
 from rl_rollout.weights import (
     IncomingWeights,
     TensorSpec,
     checkpoint_shapes,
     flat_bytes,
-    num_bytes_of,
     require_checksum,
 )
 
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 _POLL_S = 0.5
 _CONTROL_S = 20.0
 _BAD_REQUEST = 400
-_SAFETENSORS_NAMES = {
-    "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "bool": "BOOL", "uint8": "U8",
-    "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-}  # fmt: skip
 
 
 class HTTPEngine:
@@ -61,7 +57,7 @@ class HTTPEngine:
         api_key: what the server was started with as `--api-key`, if anything.
 
     Raises:
-        RolloutConfigError: if the address is none, or the folder holds no model.
+        RolloutConfigError: if the address is none, the folder holds no model, or httpx is not installed.
     """
 
     def __init__(
@@ -78,6 +74,8 @@ class HTTPEngine:
         self._url = base_url(address)
         self._model_path = Path(model_path)
         require_model(self._model_path, name)
+        if importlib.util.find_spec("httpx") is None:
+            raise RolloutConfigError(f"{name}: a server elsewhere needs httpx: pip install 'rl-rollout[http]'")
         self._stream = secrets.token_hex(8)
         self._folder = Path(weights_folder).absolute() / f"{name.replace(' ', '-')}-{self._stream}"
         self._config = config or EngineConfig()
@@ -130,7 +128,7 @@ class HTTPEngine:
             return []
         body: dict[str, object] = {
             "input_ids": [request.tokens.tolist() for request in requests],
-            "sampling_params": [_sampling(request.sampling, request.seed) for request in requests],
+            "sampling_params": [sampling_json(request.sampling, request.seed) for request in requests],
             "return_logprob": True,
         }
         doing = f"generating {len(requests)} responses"
@@ -142,7 +140,13 @@ class HTTPEngine:
         except _http_errors() as error:
             raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
         answers = self._content(response, doing)
-        return [self._generation(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        if not isinstance(answers, list) or len(cast("list[Any]", answers)) != len(requests):
+            got = str(cast("object", answers))[:100]
+            raise EngineError(f"{self._name}: expected {len(requests)} answers, got {got!r}")
+        return [
+            self._generation(request, answer)
+            for request, answer in zip(requests, cast("list[Any]", answers), strict=True)
+        ]
 
     async def abort_all(self) -> None:
         """See `Engine.abort_all`; also of what others asked of the server."""
@@ -183,7 +187,7 @@ class HTTPEngine:
         require_checksum(where, content, checksum)
         file = f"model-{len(list(self._partial.glob('*.safetensors'))):05d}.safetensors"
         with (self._partial / file).open("wb") as out:
-            out.write(_safetensors_header(specs))
+            out.write(safetensors_header(specs))
             out.write(memoryview(content))
         self._weight_map |= {name: file for name, _, _ in specs}
         self._incoming.add(specs)
@@ -263,11 +267,11 @@ class HTTPEngine:
             )
         except httpx.TimeoutException:
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
-        except httpx.HTTPError as error:
+        except _http_errors() as error:
             raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
         if path == "/update_weights_from_disk" and response.status_code == _BAD_REQUEST:
-            return cast("Mapping[str, Any]", response.json())  # it says itself what went wrong
-        return {} if path == "/abort_request" else cast("Mapping[str, Any]", self._content(response, doing))
+            return self._object(self._json(response, doing), doing)  # it says itself what went wrong
+        return {} if path == "/abort_request" else self._object(self._content(response, doing), doing)
 
     def _content(self, response: "httpx.Response", doing: str) -> Any:
         """What the answer says.
@@ -280,12 +284,37 @@ class HTTPEngine:
             raise RequestError(f"{self._name}: refused while {doing}: {response.text}")
         if response.is_error:
             raise EngineError(f"{self._name}: status {response.status_code} while {doing}: {response.text}")
+        return self._json(response, doing)
+
+    def _json(self, response: "httpx.Response", doing: str) -> Any:
         try:
             return response.json()
         except ValueError as error:
             raise EngineError(f"{self._name}: expected JSON while {doing}, got {response.text[:100]!r}") from error
 
+    def _object(self, content: object, doing: str) -> Mapping[str, Any]:
+        if not isinstance(content, dict):
+            raise EngineError(f"{self._name}: expected a JSON object while {doing}, got {str(content)[:100]!r}")
+        return cast("Mapping[str, Any]", content)
+
     def _generation(self, request: GenerateRequest, answer: Mapping[str, Any]) -> Generation:
+        """The answer to one request.
+
+        Raises:
+            RequestError: if the request was refused.
+            EngineError: if other weights drew it, or it is no answer of SGLang's.
+        """
+        try:
+            return self._read_generation(request, answer)
+        except RequestError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            got = str(answer)[:200]
+            raise EngineError(
+                f"{self._name}: expected an answer of SGLang's /generate, got {got!r}: {error!r}"
+            ) from error
+
+    def _read_generation(self, request: GenerateRequest, answer: Mapping[str, Any]) -> Generation:
         meta = answer["meta_info"]
         version = self._version_of(meta["weight_version"])
         if version is None:
@@ -310,19 +339,6 @@ class HTTPEngine:
         )
 
 
-def base_url(address: str) -> str:
-    """The URL of an address.
-
-    Raises:
-        RolloutConfigError: if it is not "HOST:PORT", with or without "http://" or "https://" in front.
-    """
-    scheme, separator, rest = address.rpartition("://")
-    host, _, port = rest.rstrip("/").rpartition(":")
-    if (separator and scheme not in ("http", "https")) or not host or not port.isdecimal() or "/" in host:
-        raise RolloutConfigError(f"engine address {address}: expected HOST:PORT or http://HOST:PORT")
-    return f"{scheme or 'http'}://{host}:{port}"
-
-
 def _authorities() -> "ssl.SSLContext":
     """Whom to believe who a server is: the environment may name them (SSL_CERT_FILE), unlike a proxy."""
     import httpx
@@ -330,39 +346,7 @@ def _authorities() -> "ssl.SSLContext":
     return httpx.create_ssl_context()
 
 
-def _http_errors() -> type[Exception]:
+def _http_errors() -> tuple[type[Exception], ...]:
     import httpx
 
-    return httpx.HTTPError
-
-
-def _sampling(sampling: SamplingParams, seed: int) -> dict[str, object]:
-    """SGLang's sampling parameters."""
-    wire: dict[str, object] = {
-        "max_new_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "sampling_seed": seed & (2**63 - 1),
-        "skip_special_tokens": sampling.skip_special_tokens,
-    }
-    if sampling.min_new_tokens:
-        wire["min_new_tokens"] = sampling.min_new_tokens
-    if sampling.stop:
-        wire["stop"] = list(sampling.stop)
-    if sampling.stop_token_ids:
-        wire["stop_token_ids"] = list(sampling.stop_token_ids)
-    return wire
-
-
-def _safetensors_header(specs: Sequence[TensorSpec]) -> bytes:
-    """What stands before the tensors' bytes, which lie in a bucket as they do in such a file."""
-    header: dict[str, object] = {}
-    start = 0
-    for name, dtype, shape in specs:
-        stop = start + num_bytes_of((name, dtype, tuple(shape)))
-        header[name] = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    return httpx.HTTPError, httpx.InvalidURL
