@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,18 +98,43 @@ def writer_breaks_off(one: Rank) -> None:
         one.publisher.publish(2)
 
 
-def a_rank_holds_another_shape(one: Rank) -> None:
+def a_part_of_the_writer_changes(one: Rank) -> None:
+    name = NAMES[len(NAMES) // 2]
+    right = one.parts.parts.get(name)
+    if one.is_writer:
+        one.parts.failing, one.parts.fail = name, lambda: one.parts.parts.update({name: torch.ones(3)})
+        with pytest.raises(SyncError, match=rf"rank 0: {name}: expected .*, got float32 \(3,\) on cpu"):
+            one.publisher.publish(2)
+        one.parts.failing, one.parts.parts[name] = None, right
+    else:
+        one.publisher.publish(2)
+
+
+def rank_2_holds(wrong: Callable[[Tensor], Tensor] | None, says: str, one: Rank) -> None:
+    """Of one tensor it has what `wrong` makes of the right part, or nothing."""
     name = next(rule.megatron_name for rule in reversed(RULES) if 2 in one.layout.holders[rule.megatron_name])
     message = f"ranks 2 cannot give their parts, and say why; rank {one.rank} can"
     if one.rank == 2:
-        right, one.parts.parts[name] = one.parts.parts[name], torch.ones(3)
-        message = rf"{name}: the plan says .* on rank 2, it holds \(3,\)"
+        right = one.parts.parts.pop(name)
+        if wrong is not None:
+            one.parts.parts[name] = wrong(right)
+        message = rf"^rank 2: {name}: expected float32 \(.*\) on cpu, {says}$"
     with pytest.raises(SyncError, match=message):
         one.publisher.publish(2)
     if one.rank == 2:
         one.parts.parts[name] = right
     if one.is_writer:
         assert one.sink.weight_version() == 1, "no sink was called"
+
+
+FAILURES = {
+    "writer breaks off": writer_breaks_off,
+    "a part of the writer changes": a_part_of_the_writer_changes,
+    "another shape": partial(rank_2_holds, lambda _: torch.ones(3), r"got float32 \(3,\) on cpu"),
+    "another dtype of that size": partial(rank_2_holds, lambda part: part.int(), r"got int32 \(.*\) on cpu"),
+    "another device": partial(rank_2_holds, lambda part: part.to("meta"), r"got float32 \(.*\) on meta"),
+    "no such part": partial(rank_2_holds, None, "and there is no such part"),
+}
 
 
 def be_rank(rank: int, store: str, fails: Callable[[Rank], None]) -> None:
@@ -148,7 +174,7 @@ def run_ranks(target: Callable[..., None], folder: Path, fails: object = None) -
     assert [rank.exitcode for rank in ranks] == [0] * NUM_RANKS
 
 
-@pytest.mark.parametrize("fails", [writer_breaks_off, a_rank_holds_another_shape])
+@pytest.mark.parametrize("fails", FAILURES.values(), ids=FAILURES)
 def test_ranks_come_to_an_end_together_and_publish_again(fails, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     run_ranks(be_rank, tmp_path, fails)

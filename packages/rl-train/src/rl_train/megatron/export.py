@@ -24,6 +24,8 @@ class _Holding(NamedTuple):
     data_rank: int
     tensor_rank: int
     pipeline_rank: int
+    dtype: str
+    """Of its first parameter."""
     names: list[str]
 
 
@@ -36,17 +38,19 @@ class MegatronTensorSource(ShardedSource):
     def __init__(self, model: torch.nn.Module, model_config: Mapping[str, JsonValue]) -> None:
         module = module_of(model)
         parts = global_names(module)
+        first = next(iter(parts.values()))
         holding = _Holding(
             data_rank=parallel_state.get_data_parallel_rank(),
             tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
             pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+            dtype=str(first.dtype).removeprefix("torch."),
             names=list(parts),
         )
-        told = from_every_rank(json.dumps(holding).encode(), next(iter(parts.values())).device)
-        dtype = str(next(iter(parts.values())).dtype).removeprefix("torch.")
+        told = [_Holding(*json.loads(one)) for one in from_every_rank(json.dumps(holding).encode(), first.device)]
         super().__init__(
             rules=rules_of(module, model_config),
-            layout=TrainerLayout(holders=_holders([_Holding(*json.loads(one)) for one in told]), dtype=dtype),
+            # One dtype for all, so that a publish names the rank that has another, rather than plan otherwise there.
+            layout=TrainerLayout(holders=_holders(told), dtype=told[0].dtype),
             parts=parts,
             rank=dist.get_rank(),
             group=dist.group.WORLD if dist.get_world_size() > 1 else None,

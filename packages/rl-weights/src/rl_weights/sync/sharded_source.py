@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rl_weights.checksum import as_bytes
-from rl_weights.dtypes import dtype_named
+from rl_weights.dtypes import dtype_name, dtype_named
 from rl_weights.errors import SyncError
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule
@@ -118,7 +118,7 @@ class ShardedSource:
         Raises:
             PartsError: on every rank, at once, if one of them does not hold what the plan says.
         """
-        gathering = _Gathering(plan, self._parts, self._rank, self._group)
+        gathering = _Gathering(plan, self._parts, self._rank, self._group, self.device)
         self._agree_on_parts(gathering)
         return self._gathered(gathering, len(plan.buckets))
 
@@ -135,7 +135,8 @@ class ShardedSource:
             dist.all_gather(of_ranks, told, group=self._group)  # pyright: ignore[reportUnknownMemberType]
             failed = [rank for rank, one in enumerate(of_ranks) if one.item()]
         if mine is not None:
-            raise mine if isinstance(mine, PartsError) else PartsError(f"rank {self._rank}: {mine}") from mine
+            named = isinstance(mine, SyncError)
+            raise PartsError(str(mine) if named else f"rank {self._rank}: {mine!r}") from mine
         if failed:
             ranks = ", ".join(map(str, failed))
             raise PartsError(f"ranks {ranks} cannot give their parts, and say why; rank {self._rank} can")
@@ -174,10 +175,16 @@ class _Started(NamedTuple):
 class _Gathering:
     """One pass over the buckets. Parts of a rank lie in its message in the plan's order, each aligned."""
 
-    def __init__(self, plan: SyncPlan, parts: Mapping[str, Tensor], rank: int, group: dist.ProcessGroup | None) -> None:
-        self._plan, self._parts, self._rank, self._group = plan, parts, rank, group
+    def __init__(
+        self,
+        plan: SyncPlan,
+        parts: Mapping[str, Tensor],
+        rank: int,
+        group: dist.ProcessGroup | None,
+        device: torch.device,
+    ) -> None:
+        self._plan, self._parts, self._rank, self._group, self._device = plan, parts, rank, group, device
         self._is_writer = rank == plan.writer
-        self._device = next(iter(parts.values())).device
         self._buffers: dict[tuple[int, int], Tensor] = {}
         self._sent: list[list[dist.Work]] = [[] for _ in range(_NUM_SLOTS)]
         self._num_started = 0
@@ -187,7 +194,7 @@ class _Gathering:
         """Looks at all that this rank gives, and makes all buffers.
 
         Raises:
-            PartsError: naming a tensor that is not as the plan says.
+            SyncError: naming a tensor that is not as the plan says.
         """
         for index, contributions in enumerate(self._plan.contributions):
             for one in contributions:
@@ -275,12 +282,15 @@ class _Gathering:
         return self._buffers[key][:size]
 
     def _own_part(self, one: Contribution) -> Tensor:
-        part = self._parts[one.rule.megatron_name].detach()
-        if tuple(part.shape) != one.part_shape:
-            raise PartsError(
-                f"{one.rule.megatron_name}: the plan says {one.part_shape} on rank {self._rank}, "
-                f"it holds {tuple(part.shape)}"
-            )
+        """See `prepare` for what it raises; in the middle of a pass too, where that is an error of this rank alone."""
+        name = one.rule.megatron_name
+        expected = f"rank {self._rank}: {name}: expected {one.dtype} {one.part_shape} on {self._device}"
+        try:
+            part = self._parts[name].detach()
+        except KeyError:
+            raise SyncError(f"{expected}, and there is no such part") from None
+        if (dtype_name(part.dtype), tuple(part.shape), part.device) != (one.dtype, one.part_shape, self._device):
+            raise SyncError(f"{expected}, got {dtype_name(part.dtype)} {tuple(part.shape)} on {part.device}")
         return part
 
 
