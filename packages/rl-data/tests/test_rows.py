@@ -361,7 +361,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)
 rows = open_rows(sys.argv[1])
 numbers = random.Random(0).sample(range(len(rows)), len(rows))
 assert [rows.row(number)["number"] for number in numbers] == numbers
-assert rows.fingerprint == rows.fingerprint
+assert rows.fingerprint == open_rows(sys.argv[1]).fingerprint
 print(len(rows))
 """
 
