@@ -9,7 +9,7 @@ from operator import attrgetter
 
 import pytest
 
-from rl_data import RLDataError
+from rl_data import DataError, RLDataError
 from rl_data.ahead import Ahead
 
 
@@ -18,12 +18,17 @@ def test_a_worker_that_dies_is_named_with_what_it_wrote_last():
     workers = Ahead[object, object](make, 2, deadline_s=60.0, describe=str)
     workers.submit([1, "text", 3, 4])
     assert workers.take() == 1
-    with pytest.raises(RLDataError, match=r"data worker 2 of 2 \(process \d+\) died: AttributeError: 'str' object"):
+    with pytest.raises(RLDataError, match=r"data worker 2 of 2 .* died with exit status 1; it wrote last: AttributeError"):
         workers.take()
     with pytest.raises(RLDataError, match="data worker 2 of 2"):
         workers.take()  # nothing is passed over
     assert not workers.forget()
     workers.close()
+
+
+def test_what_cannot_be_pickled_is_refused_before_a_process_starts():
+    with pytest.raises(DataError, match=r"the tokenizer: .*lambda.*; --num-data-workers 0 \(num_data_workers\)"):
+        Ahead[int, int](lambda: abs, 2, deadline_s=60.0, describe=str)
 
 
 def test_a_worker_that_hangs_is_named_with_what_it_was_doing():

@@ -72,6 +72,8 @@ def test_data_sets_are_mixed_by_weight(tokenizer: Tokenizer, three_files: tuple[
         ({"max_bad_row_share": 2.0}, "max_bad_row_share 2.0: expected a share from 0 to 1"),
         ({"num_data_workers": -1}, "num_data_workers -1: expected 0 or more"),
         ({"data_timeout_s": 0}, "data_timeout_s 0: expected a number above 0"),
+        ({"data_timeout_s": float("inf")}, "data_timeout_s inf: expected a number above 0 and at most 9.2"),
+        ({"data_timeout_s": float("nan")}, "data_timeout_s nan: expected a number above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str):
@@ -230,7 +232,7 @@ def test_any_number_of_workers_gives_the_items_of_one_process_ahead_of_their_use
     assert one._ahead is not None
     os.kill(one._ahead._workers[0].pid, signal.SIGKILL)
     for _ in range(2):
-        with pytest.raises(RLDataError, match=r"data worker 1 of 1 .* died"):
+        with pytest.raises(RLDataError, match=r"data worker 1 of 1 .* died of signal 9 \(Killed, as"):
             one.next_batch(200)
     one.take_notes()
     for source in (alone, *helped):  # the one whose worker failed starts another

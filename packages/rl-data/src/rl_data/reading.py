@@ -1,5 +1,6 @@
 """What every source is told about the rows that it reads."""
 
+import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,8 +84,9 @@ class ReadingConfig:
             raise DataError(f"max_bad_row_share {self.max_bad_row_share}: expected a share from 0 to 1")
         if self.num_data_workers is not None and self.num_data_workers < 0:
             raise DataError(f"num_data_workers {self.num_data_workers}: expected 0 or more")
-        if self.data_timeout_s <= 0:
-            raise DataError(f"data_timeout_s {self.data_timeout_s}: expected a number above 0")
+        if not 0 < self.data_timeout_s <= threading.TIMEOUT_MAX:
+            most = f"at most {threading.TIMEOUT_MAX:g}, the longest that the system waits"
+            raise DataError(f"data_timeout_s {self.data_timeout_s}: expected a number above 0 and {most}")
 
     def num_workers_for(self, num_rows: int) -> int:
         """Worker processes for data sets of as many rows."""

@@ -26,11 +26,11 @@ class WorkerProcess:
     """A child, a thread that writes to it and one that reads what it answers: neither side ever waits for the other.
 
     Args:
-        make: what it is sent first; see `rl_data.ahead.__main__`.
+        make: the frame that it is sent first; see `rl_data.ahead.__main__`.
         name: for messages.
     """
 
-    def __init__(self, make: object, *, name: str) -> None:
+    def __init__(self, make: bytes, *, name: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
@@ -50,7 +50,7 @@ class WorkerProcess:
             (_read_answers, self._process.stdout, self._answers),
         ):
             threading.Thread(target=talk, args=(cast(BinaryIO, pipe), queue), daemon=True).start()
-        self.send(make)
+        self._questions.put(make)
 
     @property
     def pid(self) -> int:
@@ -91,11 +91,22 @@ class WorkerProcess:
                 if body is not None:
                     return loads(body)
                 lines = self._written(0).splitlines()
-                last_words = lines[-1] if lines else "it left no message"
-                failure = f"{self._name} died: {last_words} (--num-data-workers 0 goes without)"
+                last_words = f"it wrote last: {lines[-1]}" if lines else "it left no message"
+                failure = f"{self._name} {self._how_it_ended()}; {last_words} (--num-data-workers 0 goes without)"
             self._failure = failure
             self.end()  # an answer that came late would be taken for that to a later question
         raise RLDataError(self._failure)
+
+    def _how_it_ended(self) -> str:
+        """Exit status or signal, once it has no more answers."""
+        try:
+            status = self._process.wait(_KILLED_WITHIN_S)  # a process closes its output a moment before it ends
+        except subprocess.TimeoutExpired:
+            return "runs, but its answers cannot be read"
+        if status >= 0:
+            return f"died with exit status {status}"
+        reason = ", as the system kills where memory runs out" if -status == signal.SIGKILL else ""
+        return f"died of signal {-status} ({signal.strsignal(-status)}{reason})"
 
     def _place(self) -> str:
         """Where in its code the process is."""
@@ -121,10 +132,12 @@ def _write_questions(pipe: BinaryIO, questions: SimpleQueue[bytes | None]) -> No
 
 
 def _read_answers(pipe: BinaryIO, answers: SimpleQueue[bytes | None]) -> None:
-    with pipe:
-        while (body := read_body(pipe)) is not None:
-            answers.put(body)
-    answers.put(None)
+    try:
+        with pipe:
+            while (body := read_body(pipe)) is not None:
+                answers.put(body)
+    finally:  # also where an answer does not fit into memory: nobody is to wait for what does not come
+        answers.put(None)
 
 
 def _end(process: subprocess.Popen[bytes], questions: SimpleQueue[bytes | None]) -> None:

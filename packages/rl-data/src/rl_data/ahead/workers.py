@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
+from rl_data.ahead.frames import dumps
 from rl_data.ahead.process import WorkerProcess
-from rl_data.errors import RLDataError
+from rl_data.errors import DataError, RLDataError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ class Ahead[Argument, Result]:
         num_workers: how many processes.
         deadline_s: how long a result is waited for.
         describe: how a message calls what a worker was doing.
+
+    Raises:
+        DataError: if `make` cannot be pickled.
     """
 
     def __init__(
@@ -41,8 +45,9 @@ class Ahead[Argument, Result]:
         describe: Callable[[Argument], str],
     ) -> None:
         assert num_workers > 0
+        frame = _frame_of(make)
         self._workers = [
-            WorkerProcess(make, name=f"data worker {number} of {num_workers}") for number in range(1, num_workers + 1)
+            WorkerProcess(frame, name=f"data worker {number} of {num_workers}") for number in range(1, num_workers + 1)
         ]
         self._deadline_s = deadline_s
         self._describe = describe
@@ -96,3 +101,13 @@ class Ahead[Argument, Result]:
         """Ends the workers. What was not taken is lost."""
         for worker in self._workers:
             worker.end()
+
+
+def _frame_of(make: object) -> bytes:
+    try:
+        return dumps(make)
+    except Exception as error:  # tokenizers raises a bare Exception for parts written in Python
+        raise DataError(
+            f"data workers cannot be given what they need, such as the tokenizer: {type(error).__name__}: {error}; "
+            "--num-data-workers 0 (num_data_workers) goes without them"
+        ) from error
