@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rl_weights import Publisher, ShardedSource, SyncError, TrainerLayout
 from rl_weights.rules import rules_for
+from rl_weights.sync import sharded_source
 from rl_weights.sync.transports.disk import DiskTransport
 from rl_weights.testing import InMemorySink
 
@@ -36,9 +37,12 @@ class Parts(Mapping[str, Tensor]):
         self.parts = parts
         self.failing: str | None = None
         self.fail: Callable[[], None] = _raise
+        self.delay_s = 0.0
+        """That each reading takes."""
         self._num_reads = 0
 
     def __getitem__(self, name: str) -> Tensor:
+        time.sleep(self.delay_s)
         if name == self.failing:
             self._num_reads += 1
             if self._num_reads == 2:
@@ -75,7 +79,8 @@ class Rank:
         self.parts = Parts(held)
         self.sink = InMemorySink()
         source = ShardedSource(rules=RULES, layout=self.layout, parts=self.parts, rank=rank, group=dist.group.WORLD)
-        self.publisher = Publisher(source, [self.sink] if rank == 0 else [], bucket_bytes=3000)
+        # Four buckets, with parts of all ranks in each.
+        self.publisher = Publisher(source, [self.sink] if rank == 0 else [], bucket_bytes=7000)
 
     @property
     def is_writer(self) -> bool:
@@ -110,6 +115,40 @@ def a_part_of_the_writer_changes(one: Rank) -> None:
         one.publisher.publish(2)
 
 
+def a_receive_of_the_writer_cannot_begin(one: Rank) -> None:
+    """The one from rank 2 in the second bucket; that from rank 1 has begun."""
+    receive, num_begun = dist.ProcessGroup.recv, 0
+
+    def failing(group, tensors, source, tag):
+        nonlocal num_begun
+        num_begun += source == 2
+        if source == 2 and num_begun == 2:
+            raise RuntimeError("no receive can begin")
+        return receive(group, tensors, source, tag)
+
+    if one.is_writer:
+        dist.ProcessGroup.recv = failing
+        with pytest.raises(RuntimeError, match="no receive can begin"):
+            one.publisher.publish(2)
+        dist.ProcessGroup.recv = receive
+    else:
+        one.publisher.publish(2)
+
+
+def slow_ranks_go_on_when_the_writer_breaks_off(one: Rank) -> None:
+    """All that they send takes longer than the writer waits for a message, each message less."""
+    if one.is_writer:
+        sharded_source._DRAIN_S = 0.6
+        one.parts.failing = NAMES[0]
+        with pytest.raises(RuntimeError, match="a part that cannot be read"):
+            one.publisher.publish(2)
+        one.parts.failing = None
+    else:
+        one.parts.delay_s = 0.3
+        one.publisher.publish(2)
+        one.parts.delay_s = 0.0
+
+
 def rank_2_holds(wrong: Callable[[Tensor], Tensor] | None, says: str, one: Rank) -> None:
     """Of one tensor it has what `wrong` makes of the right part, or nothing."""
     name = next(rule.megatron_name for rule in reversed(RULES) if 2 in one.layout.holders[rule.megatron_name])
@@ -129,6 +168,8 @@ def rank_2_holds(wrong: Callable[[Tensor], Tensor] | None, says: str, one: Rank)
 
 FAILURES = {
     "writer breaks off": writer_breaks_off,
+    "a receive cannot begin": a_receive_of_the_writer_cannot_begin,
+    "slow ranks": slow_ranks_go_on_when_the_writer_breaks_off,
     "a part of the writer changes": a_part_of_the_writer_changes,
     "another shape": partial(rank_2_holds, lambda _: torch.ones(3), r"got float32 \(3,\) on cpu"),
     "another dtype of that size": partial(rank_2_holds, lambda part: part.int(), r"got int32 \(.*\) on cpu"),

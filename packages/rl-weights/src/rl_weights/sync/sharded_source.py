@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ _WINDOW_BYTES = 2**28
 _ALIGNMENT = 16
 _NUM_SLOTS = 2
 _DRAIN_S = 60.0
-"""How long a writer that broke off takes what other ranks send."""
+"""How long a writer that broke off waits for each further message of another rank."""
 _LEAST_WAIT_S = 0.001
 
 
@@ -207,20 +207,17 @@ class _Gathering:
     def start(self) -> None:
         """Begins to receive the next bucket on the writer, and to send where there is something to send."""
         index = self._num_started
-        ranks = self._plan.ranks_of(index)
-        started = _Started(index, [], {})
+        self._under_way.append(_Started(index, [], {}))
+        self._num_started += 1
         if self._is_writer:
-            flat_of = {rank: self._buffer(index, rank) for rank in ranks if rank != self._rank}
-            started = _Started(index, self._exchange(dist.irecv, flat_of), flat_of)
-        elif self._rank in ranks:
+            self._receive(self._under_way[-1])
+        elif self._rank in self._plan.ranks_of(index):
             slot = index % _NUM_SLOTS
             _wait(self._sent[slot])
             flat = self._buffer(index, self._rank)
             for start, one in _placed(self._plan, index, self._rank):
                 flat[start : start + one.part_bytes].copy_(as_bytes(self._own_part(one)))
             self._sent[slot] = self._exchange(dist.isend, {self._plan.writer: flat})
-        self._under_way.append(started)
-        self._num_started += 1
 
     def finish(self) -> list[GatheredTensor]:
         """The tensors of the bucket that was begun first, on the writer, once all parts have come."""
@@ -249,21 +246,39 @@ class _Gathering:
         """Takes, on the writer, all that the other ranks have sent or will send, and forgets it."""
         if not self._is_writer:
             return
-        works = [work for started in self._under_way for work in started.works]
-        for index in range(self._num_started, len(self._plan.buckets)):
-            for rank in self._plan.ranks_of(index):
-                if rank != self._rank:
-                    with suppress(RuntimeError):  # of a rank that is gone; others may be waiting
-                        works += self._exchange(dist.irecv, {rank: self._buffer(index, rank)})
+        begun = [*self._under_way]  # the last one perhaps from some of its ranks only
+        begun += [_Started(index, [], {}) for index in range(self._num_started, len(self._plan.buckets))]
+        for started in begun:
+            self._receive(started, is_forgotten=True)
         until = time.monotonic() + _DRAIN_S
-        for work in works:
+        for work in [work for started in begun for work in started.works]:
             with suppress(RuntimeError):
                 work.wait(timedelta(seconds=max(until - time.monotonic(), _LEAST_WAIT_S)))
+                until = time.monotonic() + _DRAIN_S
 
     def close(self) -> None:
         """Waits for what is still being sent."""
         for works in self._sent:
             _wait(works)
+
+    def _receive(self, started: _Started, *, is_forgotten: bool = False) -> None:
+        """Begins to receive what other ranks send for a bucket, from each whose message is not yet awaited.
+
+        Args:
+            started: gets each message once it is awaited, so that none is awaited twice.
+            is_forgotten: goes on where a rank is gone, for others may be waiting.
+        """
+        flat_of = {
+            rank: self._buffer(started.bucket, rank)
+            for rank in self._plan.ranks_of(started.bucket)
+            if rank != self._rank and rank not in started.flat_of
+        }
+        # NCCL receives beside each other only what is begun together, and begins all of it or nothing.
+        is_together = self._device.type == "cuda" and not is_forgotten
+        for batch in [flat_of] if is_together else [{rank: flat} for rank, flat in flat_of.items()]:
+            with suppress(RuntimeError) if is_forgotten else nullcontext():
+                started.works.extend(self._exchange(dist.irecv, batch))
+                started.flat_of.update(batch)
 
     def _exchange(self, operation: object, flat_of: Mapping[int, Tensor]) -> list[dist.Work]:
         if not flat_of:
@@ -308,6 +323,5 @@ def _as_part(flat: Tensor, one: Contribution) -> Tensor:
 
 
 def _wait(works: list[dist.Work]) -> None:
-    for work in works:
-        work.wait()
-    works.clear()
+    while works:  # without one that failed, too: who waits twice for a message of gloo's waits for another one
+        works.pop(0).wait()
