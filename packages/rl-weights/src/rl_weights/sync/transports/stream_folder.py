@@ -1,6 +1,7 @@
 """The folder of one stream of versions, and those that other writers have left behind."""
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -13,6 +14,7 @@ import msgspec
 logger = logging.getLogger(__name__)
 
 _PREFIX, _UNFINISHED_PREFIX = "weights-", ".weights-"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 WRITER_FILE = "writer.json"
 """Is locked as long as the writer lives: the system lets go of a lock however a process ends."""
 
@@ -23,6 +25,11 @@ class _Writer(msgspec.Struct, frozen=True):
     host: str
     process: int
     owner: str | None
+    boot: str | None = None
+    """Of the host's kernel, where it tells one: machines may have the same name."""
+
+    def is_on_machine_of(self, other: "_Writer") -> bool:
+        return (self.host, self.boot) == (other.host, other.boot)
 
 
 class StreamFolder:
@@ -37,7 +44,7 @@ class StreamFolder:
     def __init__(self, parent: Path, stream: str, owner: str | None) -> None:
         self.path = parent / f"{_PREFIX}{stream}"
         self._unfinished = parent / f"{_UNFINISHED_PREFIX}{stream}"
-        self._writer = _Writer(socket.gethostname(), os.getpid(), owner)
+        self._writer = _Writer(socket.gethostname(), os.getpid(), owner, _boot_id())
         self._lock: int | None = None
 
     def make(self) -> None:
@@ -48,13 +55,17 @@ class StreamFolder:
         """
         if self._lock is not None:
             return
-        self._unfinished.mkdir(parents=True, mode=0o700)
-        file = self._unfinished / WRITER_FILE
-        file.write_bytes(msgspec.json.encode(self._writer))
-        self._lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # on a disk without locks nobody can tell who lives, and nothing is removed
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._unfinished.rename(self.path)
+        with contextlib.ExitStack() as failing:  # so that the next call begins anew
+            failing.callback(shutil.rmtree, self._unfinished, ignore_errors=True)
+            self._unfinished.mkdir(parents=True, mode=0o700, exist_ok=True)
+            lock = os.open(self._unfinished / WRITER_FILE, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            failing.callback(os.close, lock)
+            _lock(lock)  # before there is content: a file without a lock that says whose it is belongs to nobody alive
+            with open(lock, "wb", closefd=False) as stream:
+                stream.write(msgspec.json.encode(self._writer))
+            self._unfinished.rename(self.path)
+            self._lock = lock
+            failing.pop_all()
         for prefix in (_PREFIX, _UNFINISHED_PREFIX):
             for folder in sorted(self.path.parent.glob(f"{prefix}*")):
                 if folder != self.path:
@@ -85,7 +96,7 @@ class StreamFolder:
             return
         else:
             is_of_owner = writer.owner is not None and writer.owner == self._writer.owner
-            if writer.host == self._writer.host or is_of_owner:
+            if writer.is_on_machine_of(self._writer) or is_of_owner:
                 shutil.rmtree(folder, ignore_errors=True)
                 outcome = "could not be removed" if folder.exists() else "removed"
                 logger.warning(
@@ -93,3 +104,22 @@ class StreamFolder:
                 )
         finally:
             os.close(lock)
+
+
+def _lock(descriptor: int) -> None:
+    """Takes the lock, for which another writer that looks whether this one lives may be waited.
+
+    On a disk without locks nobody can tell who lives, and nothing is removed.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def _boot_id() -> str | None:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return None
