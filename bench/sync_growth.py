@@ -3,25 +3,25 @@
     python -m bench.sync_growth --model DIR [--publishes 50] [--transports auto gloo delta] [--out bench/results]
 
 The writer is this process, with the checkpoint's weights on the GPU if there is one; the engine is real. A norm's
-weights change before each publish. Memory is what is in use after --publishes more than after five: unique set size of
-this process and of the engine's processes, and, of the GPU, all that any process uses. "delta of an unchanged model" is
-the share of the bytes that a publish moves if nothing has changed.
+weights change before each publish. Memory is what is in use after --publishes more than after five: what is resident of
+this process and of the engine's processes, but for mapped files, and, of the GPU, all that any process uses. "delta of
+an unchanged model" is the share of the bytes that a publish moves if nothing has changed.
 """
 
 import argparse
 import gc
+import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from bench.record import add_out_flag, measured, report
 from rl_rollout import SGLangEngine
 from rl_weights import HFCheckpoint, Publisher, SyncConfig
-from rl_weights.testing import InMemorySource
+from rl_weights.testing import InMemorySource, resident_bytes
 
 _MIB = 2**20
 _NUM_WARM_UP = 5
@@ -73,7 +73,7 @@ def _measure(
         folder=folder if name in ("disk", "delta") else None,
     )
     publisher = Publisher(source, [engine], bucket_bytes=flags.bucket_mib * _MIB, transport=sync.make_transport())
-    processes = [psutil.Process(), *map(psutil.Process, engine.process_ids())]
+    processes = [os.getpid(), *engine.process_ids()]
     reports: list[Any] = []
 
     def publish(times: int) -> tuple[float, float]:
@@ -81,8 +81,7 @@ def _measure(
             source.tensors[_CHANGED].mul_(1.01)
             reports.append(publisher.publish(len(reports) + 1))
         gc.collect()
-        memory = [process.memory_info() for process in processes]
-        return sum(one.rss - one.shared for one in memory) / _MIB, _gpu_mib()  # libraries, mapped by others, left out
+        return sum(map(resident_bytes, processes)) / _MIB, _gpu_mib()
 
     before = publish(_NUM_WARM_UP)
     after = publish(flags.publishes)

@@ -2,14 +2,15 @@
 
 import json
 import logging
+import mmap
 import multiprocessing
+import os
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from rl_weights.sync.read_version import read_version
 from rl_weights.sync.sink_worker import SinkWorker
 from rl_weights.sync.transports.disk import DiskTransport
 from rl_weights.sync.transports.group import GroupTransport
-from rl_weights.testing import InMemorySink, check_tensor_source
+from rl_weights.testing import InMemorySink, check_tensor_source, resident_bytes
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24,
@@ -374,6 +375,13 @@ def test_a_version_that_the_disk_refuses_is_named_and_the_next_one_is_whole(tmp_
     assert holds(sink, tensors)
 
 
+def test_memory_that_processes_share_is_counted() -> None:
+    before = resident_bytes(os.getpid())
+    with mmap.mmap(-1, 2**24) as shared:
+        shared[::4096] = b"x" * 4096
+        assert abs(resident_bytes(os.getpid()) - before - 2**24) < 2**22
+
+
 def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
     tensors = whole_tensors()
     tensors["embedding.word_embeddings.weight"] = torch.randn(12, 16)
@@ -383,8 +391,7 @@ def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
         for version in range(first, first + number):
             tensors["decoder.final_layernorm.weight"] += 1
             publisher.publish(version)
-        memory = psutil.Process().memory_info()
-        return (memory.rss - memory.shared) / 2**20  # without libraries, whose pages other processes map too
+        return resident_bytes(os.getpid()) / 2**20
 
     before, num_threads = publish(1, 10), threading.active_count()
     growth = publish(11, 50) - before

@@ -24,6 +24,8 @@ from rl_weights.protocols import TensorSource, TensorSpec, WeightSink
 from rl_weights.sync.publisher import Publisher
 from rl_weights.sync.read_version import read_version
 
+_RESIDENT = ("RssAnon", "RssShmem")
+
 
 class InMemorySource:
     """Gives out the tensors of a mapping, in its order. They may be changed between publishes."""
@@ -157,6 +159,16 @@ def small_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
         "scalar": torch.randn((), generator=generator),
         "transposed": torch.randn(4, 6, generator=generator).T,
     }
+
+
+def resident_bytes(process_id: int) -> int:
+    """Memory of a process that is resident, on Linux: its own and what it shares by handles, such as memfd buffers.
+
+    Mapped files are left out, for pages of libraries come and go with other processes that map them.
+    """
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    found = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines) if name in _RESIDENT}
+    return 1024 * sum(found[name] for name in _RESIDENT)
 
 
 def check_tensor_source(source: TensorSource) -> None:
