@@ -106,6 +106,41 @@ BARS = (
         cards=(_CPU,),
     ),
     Bar(
+        name="grading_right_share",
+        what="`math`: reference answers of MATH-500 right against themselves, the worst of five written forms",
+        limit=0.99,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="grading_wrong_share",
+        what="`math`: reference answers of other rows graded wrong, the worst of five written forms",
+        limit=0.99,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="grading_math_per_s",
+        what="`math` gradings a second, two cores",
+        limit=200,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="grading_dapo_per_s",
+        what="`dapo` gradings a second, two cores",
+        limit=2000,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="packing_imbalance",
+        what="2,048 samples packed on 8 ranks, largest over mean tokens",
+        limit=1.02,
+        cards=(_CPU,),
+    ),
+    Bar(name="packing_seconds", what="packing of 4,096 samples", limit=1.0, unit=" s", cards=(_CPU,)),
+    Bar(
         name="convert_peak_gib",
         what="peak memory of a conversion of 8 GB, either way",
         limit=3.0,
@@ -152,7 +187,7 @@ def _row(bar: Bar, card: str, record: Record | None) -> str:
     if record is None:
         return f"| {bar.what} | {bar.text} | not measured | | {card} | | |"
     verdict = ("met" if bar.is_met(record.value) else "**missed**") if card in bar.cards else ""
-    value = f"{record.value:.4g}{bar.unit}"
+    value = f"{record.value:{'.4g' if record.value < 1e4 else '.0f'}}{bar.unit}"
     return f"| {bar.what} | {bar.text} | {value} | {verdict} | {card} | {record.commit} | {record.date} |"
 
 
