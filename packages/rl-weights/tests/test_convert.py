@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -143,10 +144,19 @@ def test_a_tied_model_may_hold_its_output_layer_again_if_it_is_the_same(tmp_path
 def test_progress_ends_at_all_bytes(tmp_path):
     write_model(tmp_path / "hf")
     calls = []
-    report = convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", progress=lambda *call: calls.append(call))
+
+    def progress(done, total):
+        assert threading.current_thread() is threading.main_thread()
+        calls.append((done, total))
+
+    report = convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron", progress=progress)
     assert calls[-1] == (report.num_bytes, report.num_bytes)
     assert len(calls) == report.num_tensors + 4, "gate and up are written one after the other"
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    calls.clear()
+    report = convert_torch_dist_to_hf(tmp_path / "megatron", tmp_path / "hf", tmp_path / "again", progress=progress)
+    assert len(calls) == report.num_tensors
+    assert calls[-1] == (report.num_bytes, report.num_bytes)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 type Progress = Callable[[int, int], None]
-"""Called after each tensor with the bytes written so far and in all."""
+"""Called after each tensor with the bytes written so far and in all, from the thread that called the conversion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,15 @@ class ConversionLog:
         return tuple(self._entries)
 
     def note(self, name: str, tensor: "torch.Tensor", offset: tuple[int, ...] | None = None) -> None:
-        """Counts a contiguous tensor, or the part of it that starts at `offset`, that is about to be written."""
+        """Notes a contiguous tensor, or the part of it that starts at `offset`, that is about to be written.
+
+        It computes a checksum, so it may be called in another thread than the writer's.
+        """
         self._entries.append(ManifestTensor.of(name, tensor, offset))
-        self._num_written_bytes += tensor.nbytes
+
+    def advance(self, num_bytes: int) -> None:
+        """Counts what has been written, and tells the progress."""
+        self._num_written_bytes += num_bytes
         if self._progress is not None:
             self._progress(self._num_written_bytes, self._num_bytes)
 

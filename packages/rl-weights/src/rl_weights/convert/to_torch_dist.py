@@ -167,7 +167,7 @@ def _run(plan: _Plan, save: Path, ranks: Ranks, progress: Progress | None) -> Co
         def write() -> bytes:
             file = folder / RELEASE / rank_file(ranks.rank)
             try:
-                written = write_file(file, plan.own_objects, plan.own_parts(log))
+                written = write_file(file, plan.own_objects, plan.own_parts(log), log.advance)
             except OSError as error:
                 raise CheckpointError(f"{file}: not written: {error}") from error
             return msgspec.json.encode(_RankOutcome(tuple(written), log.entries))

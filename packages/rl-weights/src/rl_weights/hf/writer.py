@@ -66,9 +66,17 @@ def write_hf(
     with new_folder(Path(save_hf)) as folder:
         _carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
         with read_ahead(noted()) if ahead else nullcontext(noted()) as coming:
-            _write_tensors(folder, specs, coming, max_shard_bytes=max_shard_bytes)
+            _write_tensors(folder, specs, _counted(coming, log), max_shard_bytes=max_shard_bytes)
         log.manifest().write(folder)
     return log.report()
+
+
+def _counted(tensors: Iterable[torch.Tensor], log: ConversionLog) -> Iterator[torch.Tensor]:
+    """The tensors, each of which is counted once the next is asked for: it has been written then."""
+    for tensor in tensors:
+        size = tensor.nbytes
+        yield tensor
+        log.advance(size)
 
 
 def _write_tensors(

@@ -88,13 +88,16 @@ def rank_file(rank: int) -> str:
     return f"__{rank}_0.distcp"
 
 
-def write_file(file: Path, objects: Mapping[str, object], parts: Iterable[PartToStore]) -> list[StoredAt]:
+def write_file(
+    file: Path, objects: Mapping[str, object], parts: Iterable[PartToStore], advance: Callable[[int], None]
+) -> list[StoredAt]:
     """Writes the file of one rank, making the next part meanwhile, and says where everything lies in it.
 
     Args:
         file: is made.
         objects: what is not a tensor, by its key.
         parts: in the order in which they are to be made.
+        advance: told of the bytes of each part once it is written.
     """
     written: list[StoredAt] = []
     with file.open("wb", buffering=_BUFFER_BYTES) as stream, _without_crc32():
@@ -103,6 +106,7 @@ def write_file(file: Path, objects: Mapping[str, object], parts: Iterable[PartTo
         with read_ahead((item.part, _made(item)) for item in parts) as made:
             for part, tensor in made:
                 written.append(_append(stream, file.name, part.key, part.offset, tensor))
+                advance(tensor.nbytes)
     return written
 
 
