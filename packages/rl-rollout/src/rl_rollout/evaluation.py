@@ -60,7 +60,8 @@ async def evaluate(
         grader: scores responses.
         sampling: how the engines draw; a temperature of 0 takes the likeliest tokens.
         num_samples: samples of each prompt.
-        seed: the same seed draws the same samples from the same weights.
+        seed: the same seed draws the same samples from the same weights, if the engines honour seeds: `SGLangEngine`
+            does on a CPU, and on a GPU with the server argument `enable_deterministic_inference`.
         timeout_s: what an engine may take for a prompt.
         pass_reward: reward from which a sample counts as right.
         generate: draws a prompt's samples; a single turn by default.
