@@ -103,14 +103,17 @@ def test_grade_takes_lengths_from_the_rows(write_jsonl: Write, capsys: pytest.Ca
         {"response": "Answer: 4", "label": "4", "num_tokens": 95},
         {"response_text": "Answer: 4", "label": "4", "tokens": [1] * 102, "prompt_length": 2},
         {"response": "Answer: 4", "label": "4", "metadata": {"rm_type": "gsm8k"}},
+        {"response": "Answer: 4", "label": "4", "num_tokens": 95, "tokens": [1] * 102, "prompt_length": 2},
     ]
     flags = ["--rm-type", "dapo+overlong", "--overlong-buffer-len", "10", "--rollout-max-response-len", "100"]
     path = write_jsonl(rows)
     assert main(["grade", path, *flags]) == 0
-    assert [json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()] == [0.5, 0.0, 1.0]
+    assert [json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()] == [0.5, 0.0, 1.0, 0.5]
     for row, message in (
         ({"response": "4", "label": "4"}, ":1: rm-type overlong: expected key 'num_tokens', found keys ['label'"),
         ({**rows[0], "num_tokens": "9"}, ":1: key 'num_tokens': expected a number of tokens, found text '9'"),
+        ({**rows[1], "prompt_length": 103}, ":1: key 'prompt_length': expected a number in [0, 102], found 103"),
+        ({**rows[1], "prompt_length": -1}, ":1: key 'prompt_length': expected a number in [0, 102], found -1"),
     ):
         path = write_jsonl([row])
         assert main(["grade", path, *flags]) == 2

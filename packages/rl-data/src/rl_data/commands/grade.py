@@ -138,14 +138,22 @@ def _item(row: Row, arguments: argparse.Namespace, pool: GraderPool) -> _Item:
 
 
 def _num_tokens(row: Row) -> int | None:
-    """The response's, as the row says or as a sample's tokens show; None if nothing does."""
-    tokens, prompt_length = row.get("tokens"), row.get("prompt_length")
-    if isinstance(tokens, list) and isinstance(prompt_length, int):
-        return len(tokens) - prompt_length
+    """The response's, as the row says or else as a sample's tokens show; None if nothing does.
+
+    Raises:
+        DataError: if it is no number of tokens, or the prompt is longer than the sample.
+    """
     value = row.get(_NUM_TOKENS)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise DataError(f"key {_NUM_TOKENS!r}: expected a number of tokens, found {describe(value)}")
-    return value
+    if value is not None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DataError(f"key {_NUM_TOKENS!r}: expected a number of tokens, found {describe(value)}")
+        return value
+    tokens, prompt_length = row.get("tokens"), row.get("prompt_length")
+    if not isinstance(tokens, list) or not isinstance(prompt_length, int) or isinstance(prompt_length, bool):
+        return None
+    if not 0 <= prompt_length <= len(tokens):
+        raise DataError(f"key 'prompt_length': expected a number in [0, {len(tokens)}], found {prompt_length}")
+    return len(tokens) - prompt_length
 
 
 def _text(row: Row, *keys: str) -> str:
