@@ -138,7 +138,7 @@ def a_receive_of_the_writer_cannot_begin(one: Rank) -> None:
 def slow_ranks_go_on_when_the_writer_breaks_off(one: Rank) -> None:
     """All that they send takes longer than the writer waits for a message, each message less."""
     if one.is_writer:
-        sharded_source._DRAIN_S = 0.6
+        sharded_source._DRAIN_S = 1.5
         one.parts.failing = NAMES[0]
         with pytest.raises(RuntimeError, match="a part that cannot be read"):
             one.publisher.publish(2)
