@@ -131,7 +131,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     model_config = read_model_config(run.hf_checkpoint)
     check_weights(run.hf_checkpoint, model_config)
     check_engine_ranks(parsed.get(EnginePlacementConfig).rollout_num_gpus_per_engine, model_config)
-    check_servers(parsed.get(EnginePlacementConfig), run.hf_checkpoint)
+    server_rooms = check_servers(parsed.get(EnginePlacementConfig), run.hf_checkpoint)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
@@ -165,9 +165,9 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         sglang=foreign.sglang,
         model_config=model_config,
         tokenizer=tokenizer,
-        source=open_training(parsed, foreign, tokenizer, rows),
+        source=open_training(parsed, foreign, tokenizer, rows, server_rooms),
         bad_rows=[*rows.bad, *(note for notes in bad_held_out.values() for note in notes)],
-        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad_held_out),
+        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad_held_out, server_rooms),
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
         config_text=config_text,

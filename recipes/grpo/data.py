@@ -48,14 +48,18 @@ def check_eval_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> Mapping[st
 
 
 def open_training(
-    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer, rows: TrainingRows
+    parsed: ParsedArguments,
+    foreign: ForeignArguments,
+    tokenizer: Tokenizer,
+    rows: TrainingRows,
+    server_rooms: Mapping[str, int],
 ) -> PromptSource:
     """The prompts that fit with the longest response, into an engine and into a micro-batch."""
     data, rollout = parsed.get(PromptDataConfig), parsed.get(RolloutConfig)
     budget = token_budget(parsed.get(BatchConfig), foreign.megatron)
     limit = prompt_limit(
         data.rollout_max_prompt_len,
-        {"--max-tokens-per-gpu": budget, **engine_rooms(foreign.megatron, foreign.sglang)},
+        {"--max-tokens-per-gpu": budget, **engine_rooms(foreign.megatron, foreign.sglang), **server_rooms},
         response_flag="--rollout-max-response-len",
         response=rollout.rollout_max_response_len,
     )
@@ -70,7 +74,11 @@ def open_training(
 
 
 def open_eval_sets(
-    parsed: ParsedArguments, foreign: ForeignArguments, tokenizer: Tokenizer, bad: Mapping[str, Sequence[RowNote]]
+    parsed: ParsedArguments,
+    foreign: ForeignArguments,
+    tokenizer: Tokenizer,
+    bad: Mapping[str, Sequence[RowNote]],
+    server_rooms: Mapping[str, int],
 ) -> list[EvalSet]:
     """Of each data set, the prompts that fit into an engine with its longest response.
 
@@ -79,6 +87,7 @@ def open_eval_sets(
         foreign: what limits an engine.
         tokenizer: of the model.
         bad: rows to skip, by data set.
+        server_rooms: what limits an engine that was started elsewhere, see `check_servers`.
     """
     data, rollout, evaluation = parsed.get(PromptDataConfig), parsed.get(RolloutConfig), parsed.get(EvalConfig)
     opened: list[EvalSet] = []
@@ -86,7 +95,7 @@ def open_eval_sets(
         own = evaluation.of_set(name)
         limit = prompt_limit(
             data.rollout_max_prompt_len,
-            engine_rooms(foreign.megatron, foreign.sglang),
+            {**engine_rooms(foreign.megatron, foreign.sglang), **server_rooms},
             response_flag="--eval-max-response-len",
             response=own.eval_max_response_len or rollout.rollout_max_response_len,
         )

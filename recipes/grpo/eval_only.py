@@ -84,7 +84,7 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
         grading=parsed.get(GraderConfig),
         evaluation=parsed.get(EvalConfig),
         bad_rows=[note for notes in bad.values() for note in notes],
-        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad),
+        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad, {}),
         config_text=config_text,
     )
 

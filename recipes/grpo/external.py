@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from recipes.config import EnginePlacementConfig
 from recipes.errors import UsageError
-from rl_rollout import EngineConfig, EngineError, RequestError
+from rl_rollout import EngineConfig, EngineError, RequestError, RolloutConfigError
 from rl_rollout.sglang.http_engine import HTTPEngine
 
 if TYPE_CHECKING:
@@ -49,17 +49,25 @@ def folder_of_run(shared: Path, run_dir: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_servers(placement: EnginePlacementConfig, hf_checkpoint: Path) -> None:
-    """Asks each server for its model, so that one that is not there is known before anything is started.
+def check_servers(placement: EnginePlacementConfig, hf_checkpoint: Path) -> dict[str, int]:
+    """Asks each server how it was started, so that one that is of no use is known before anything is started.
+
+    Returns:
+        What limits prompt and response together on a server -> how many tokens it leaves them.
 
     Raises:
-        UsageError: naming a server that does not answer, or not as SGLang does.
+        UsageError: naming a server that does not answer as SGLang does, or was started in a way that is of no use.
     """
-    for engine in _handles(placement.rollout_external_engine_addrs, hf_checkpoint, Path(), EngineConfig()):
-        try:
+    rooms: dict[str, int] = {}
+    try:
+        for engine in _handles(placement.rollout_external_engine_addrs, hf_checkpoint, Path(), EngineConfig()):
             engine.wait_ready(0)
-        except (EngineError, RequestError) as error:
-            raise UsageError(f"--rollout-external-engine-addrs: {error}") from error
+            context_length = engine.check_server()
+            if context_length is not None:
+                rooms[f"{engine.name}: --context-length"] = context_length
+    except (EngineError, RequestError, RolloutConfigError) as error:
+        raise UsageError(f"--rollout-external-engine-addrs: {error}") from error
+    return rooms
 
 
 def _handles(addresses: Sequence[str], model: Path, folder: Path, config: EngineConfig) -> list[HTTPEngine]:

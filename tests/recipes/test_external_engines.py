@@ -1,6 +1,7 @@
 """A SGLang server that somebody else started: what its handle promises, and a GRPO run with it."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from tests.recipes.short_runs import grpo, records, weights
 
 PROMPT = np.arange(5, 15, dtype=np.int32)
 KEY = "only-for-this-test"
+CONTEXT_LENGTH = 448
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,7 @@ def server(policy, tmp_path_factory):
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(policy / "model"), "--api-key", KEY]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     command += ["--disable-cuda-graph", "--sleep-on-idle", "--skip-server-warmup", "--log-level", "warning"]
+    command += ["--context-length", str(CONTEXT_LENGTH)]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with log.open("wb") as out:
@@ -50,6 +53,8 @@ def server(policy, tmp_path_factory):
                 break
             except EngineError:
                 time.sleep(0.5)
+        else:
+            pytest.fail(f"the server did not become ready:\n{log.read_text()}")
         yield f"127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -81,6 +86,14 @@ def test_a_handle_of_a_server_keeps_the_promises_of_engines_and_sinks(server, po
     handle.close()
     assert not list(tmp_path.iterdir())
 
+    assert handle.check_server() == CONTEXT_LENGTH
+    other = tmp_path / "model"
+    other.mkdir()
+    config = json.loads((policy / "model" / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "architectures": ["OtherForCausalLM"]}))
+    with pytest.raises(RolloutConfigError, match=r"engine 0 at .*: it serves architectures .*OtherForCausalLM"):
+        HTTPEngine(server, name="engine 0", model_path=other, weights_folder=tmp_path, api_key=KEY).check_server()
+
 
 @pytest.mark.slow
 def test_grpo_with_a_server_started_elsewhere_gives_what_it_gives_with_its_own_engine(
@@ -90,8 +103,10 @@ def test_grpo_with_a_server_started_elsewhere_gives_what_it_gives_with_its_own_e
     inputs = easy_inputs._replace(model=policy / "model")
     external = ("--rollout-external-engine-addrs", server, "--update-weight-transport", "disk")
     run = start(grpo(inputs, tmp_path / "run", *external, "--update-weight-disk-dir", tmp_path / "shared"))
-    assert run.end() == 0, run.err
+    run.wait_for("grpo 1")
+    assert run.find("ray::_RankActor"), "nothing is found by its name"
     assert not run.find("sglang::scheduler")
+    assert run.end() == 0, run.err
     assert run.left_after(5) == []
     rewards = [line.get("reward_mean") for line in records(straight.folder)]
     assert [line.get("reward_mean") for line in records(tmp_path / "run")] == rewards

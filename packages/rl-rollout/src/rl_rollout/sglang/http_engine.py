@@ -116,6 +116,35 @@ class HTTPEngine:
             else:
                 return {"answer": time.monotonic() - started}
 
+    def check_server(self) -> int | None:
+        """The context length that the server was started with, if one was chosen, where all else is as it has to be.
+
+        Raises:
+            RolloutConfigError: if it serves another kind of model, changes how samples are drawn, or gives no text.
+            EngineError: if it does not answer as SGLang does.
+            RequestError: if it refuses to.
+        """
+        doing = "telling its model"
+        model = self._control("GET", "/model_info", None, _CONTROL_S, doing)
+        config = json.loads((self._model_path / "config.json").read_text())
+        for name in ("model_type", "architectures"):
+            served, expected = self._field(model, name, doing), config.get(name)
+            if expected is not None and served != expected:
+                raise RolloutConfigError(f"{self._name}: it serves {name} {served}, {self._model_path} has {expected}")
+        preferred = self._field(model, "preferred_sampling_params", doing)
+        if preferred:
+            raise RolloutConfigError(
+                f"{self._name}: it was started with --preferred-sampling-params {preferred}, which change the samples"
+            )
+        doing = "telling its settings"
+        settings = self._control("GET", "/server_info", None, _CONTROL_S, doing)
+        if self._field(settings, "skip_tokenizer_init", doing):
+            raise RolloutConfigError(
+                f"{self._name}: it was started with --skip-tokenizer-init, and gives no text to grade"
+            )
+        length = self._field(settings, "context_length", doing)
+        return length if isinstance(length, int) else None
+
     async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
         """See `Engine.generate`. A request that is given up is aborted by the server, which sees the connection end.
 
@@ -225,7 +254,7 @@ class HTTPEngine:
         if self._incoming is not None:
             return None
         info = self._control("GET", "/model_info", None, _CONTROL_S, "telling its weight version")
-        return self._version_of(info.get("weight_version"))
+        return self._version_of(self._field(info, "weight_version", "telling its weight version"))
 
     def close(self) -> None:
         """Removes the folder of versions. The server goes on."""
@@ -296,6 +325,11 @@ class HTTPEngine:
         if not isinstance(content, dict):
             raise EngineError(f"{self._name}: expected a JSON object while {doing}, got {str(content)[:100]!r}")
         return cast("Mapping[str, Any]", content)
+
+    def _field(self, answer: Mapping[str, Any], key: str, doing: str) -> Any:
+        if key not in answer:
+            raise EngineError(f"{self._name}: expected {key} while {doing}, got {', '.join(answer) or 'nothing'}")
+        return answer[key]
 
     def _generation(self, request: GenerateRequest, answer: Mapping[str, Any]) -> Generation:
         """The answer to one request.
