@@ -1,9 +1,11 @@
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from rl_data import DataError
 from rl_data.rows import open_rows
 from rl_data.rows.jsonl import JsonlFile
-from rl_data.rows.open_files import PositionedFile
+from rl_data.rows.open_files import PositionedFile, Spool
 from rl_data.rows.row_file import RowFile
 
 ROWS = [{"messages": [{"role": "user", "content": f"question {number}"}], "label": str(number)} for number in range(25)]
@@ -403,6 +405,26 @@ def test_a_file_that_another_one_replaced_is_not_read_on_as_if_it_were_the_same(
     path.unlink()
     with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read any more: No such file"):
         file.read(0, 5)
+
+
+def test_parts_that_go_while_another_is_put_stop_nothing_and_the_last_takes_the_file_with_it():
+    class Made(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            parts.pop(0) if parts else None  # as the garbage collector does, which runs at any time
+            return super().read(size)
+
+    spool = Spool()
+    parts = [spool.put(io.BytesIO(text)) for text in (b"first", b"second")]
+    assert parts[1].read(1, 99) == b"econd"
+    third = spool.put(Made(b"third"))
+    assert not parts
+    assert third.read(0, 99) == b"third"
+    gone = weakref.ref(spool)
+    del third, spool
+    assert gone() is None
+    held = Spool.of_process().put(io.BytesIO(b"new"))
+    assert Spool.of_process() is held._spool
+    assert held.read(0, 3) == b"new"
 
 
 def test_a_parquet_file_that_another_one_replaced_is_refused(tmp_path: Path):

@@ -130,25 +130,32 @@ def _most_open() -> int:
 
 
 class Spool:
-    """One file without a name for all that is made for now: it goes with its process, however that ends.
+    """One file without a name for what is small and made for now: it goes with the last part that is held of it.
 
-    What a process has forked off reads it, and puts its own into another.
+    What a process has forked off reads it, and puts its own into another. Nothing takes a lock when a part goes: that
+    may happen anywhere, also while a part is being put.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._end = self._num_held = 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as a part
+        self._end = 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):  # it has none where the disk did not take one
+            self._file.close()
 
     @classmethod
     def of_process(cls) -> "Spool":
-        """The one of this process."""
+        """The one of this process of which parts are held, or a new one."""
         global _spool
         with _lock:
-            if _spool is None or _spool._process != os.getpid():
-                _spool = cls()
-            return _spool
+            spool = _spool() if _spool is not None else None
+            if spool is None or spool._process != os.getpid():
+                spool = cls()
+                _spool = weakref.ref(spool)
+            return spool
 
     def put(self, made: BinaryIO) -> "SpooledPart":
         """Appends a whole file."""
@@ -159,20 +166,11 @@ class Spool:
             shutil.copyfileobj(made, self._file, _SPOOL_CHUNK_BYTES)
             self._file.flush()
             self._end = self._file.tell()
-            self._num_held += 1
             return SpooledPart(self, start, self._end)
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of everything. Safe from several threads."""
         return os.pread(self._file.fileno(), stop - start, start)
-
-    def let_go(self) -> None:
-        """Of one part; the file becomes empty once all have been let go of."""
-        with self._lock:
-            self._num_held -= 1
-            if self._num_held == 0 and self._process == os.getpid():
-                self._file.truncate(0)
-                self._end = 0
 
 
 class SpooledPart:
@@ -180,11 +178,10 @@ class SpooledPart:
 
     def __init__(self, spool: Spool, start: int, stop: int) -> None:
         self._spool, self._start, self._stop = spool, start, stop
-        weakref.finalize(self, spool.let_go)
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop); fewer only at the end. Safe from several threads."""
         return self._spool.read(self._start + start, max(self._start + start, min(self._stop, self._start + stop)))
 
 
-_spool: Spool | None = None
+_spool: weakref.ref[Spool] | None = None
