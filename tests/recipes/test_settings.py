@@ -89,7 +89,7 @@ def words_of(preset, inputs, folder, *words):
         ),
         (
             "--rollout-external-engine-addrs host",
-            "--rollout-external-engine-addrs: engine address host: expected HOST:PORT or http://HOST:PORT",
+            "--rollout-external-engine-addrs: engine address 'host': expected HOST:PORT or http://HOST:PORT",
         ),
         (
             "--rollout-external-engine-addrs h:1 http://h:1",
