@@ -7,6 +7,7 @@ from recipes.arguments.known import SGLANG_PREFIX
 from recipes.arguments.parse import ParsedArguments
 from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
+from recipes.grpo.evaluation import eval_grading
 from rl_data import GraderConfig, PromptDataConfig
 from rl_data.grading import can_be_negative, needs_label
 from rl_rollout import RolloutConfig
@@ -22,7 +23,9 @@ def check_together(parsed: ParsedArguments) -> None:
     data, rollout = parsed.get(PromptDataConfig), parsed.get(RolloutConfig)
     algorithm = parsed.get(AlgorithmConfig)
     problems = [
-        *_data_problems(data, parsed.get(GraderConfig)),
+        *_label_problems(data, parsed.get(GraderConfig)),
+        *_template_problems(data),
+        *_held_out_problems(parsed.get(EvalConfig), data, parsed.get(GraderConfig)),
         *_sampling_problems(rollout),
         *_group_problems(rollout, algorithm),
         *_reward_problems(parsed.get(GraderConfig), algorithm),
@@ -48,16 +51,37 @@ def check_held_out(parsed: ParsedArguments) -> None:
         UsageError: with every problem, each naming its flag.
     """
     problems = [
-        *_data_problems(parsed.get(PromptDataConfig), parsed.get(GraderConfig)),
+        *_template_problems(parsed.get(PromptDataConfig)),
+        *_held_out_problems(parsed.get(EvalConfig), parsed.get(PromptDataConfig), parsed.get(GraderConfig)),
         *_engines_alone_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
     ]
     if problems:
         raise UsageError("\n".join(problems))
 
 
-def _data_problems(data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:
+def _label_problems(data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:
     if data.label_key is None and needs_label(grading.chosen_type):
         yield f"--label-key is missing: --rm-type {grading.chosen_type} compares with a reference answer"
+
+
+def _held_out_problems(evaluation: EvalConfig, data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:
+    """Of each data set, by what it has of its own and by what it takes from training."""
+    for name in evaluation.data_sets:
+        own = evaluation.of_set(name)
+        try:
+            chosen = eval_grading(own, grading).chosen_type
+        except UsageError as error:
+            yield f"--eval-prompt-data {name}: {error}"
+            continue
+        if own.eval_label_key is None and data.label_key is None and needs_label(chosen):
+            flag = "--rm-type" if own.eval_rm_type is None else "--eval-rm-type"
+            yield (
+                f"--eval-prompt-data {name}: --eval-label-key, or --label-key, is missing: {flag} {chosen} compares "
+                "with a reference answer"
+            )
+
+
+def _template_problems(data: PromptDataConfig) -> Iterator[str]:
     if data.apply_chat_template_kwargs and not data.apply_chat_template:
         yield "--apply-chat-template-kwargs has no effect without --apply-chat-template"
 

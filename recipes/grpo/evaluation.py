@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from recipes.config import EvalConfig
 from recipes.errors import UsageError
-from rl_data import GraderConfig, GraderPool, Prompt, PromptDataConfig, PromptSource, RowNote, Tokenizer
+from rl_data import DataError, GraderConfig, GraderPool, Prompt, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_rollout import EnginePool, EvalReport, RolloutConfig, SamplingParams, evaluate
 
 
@@ -82,9 +82,13 @@ def eval_grading(config: EvalConfig, grading: GraderConfig) -> GraderConfig:
     """How evaluation samples are graded: as in training where the evaluation does not say.
 
     Raises:
-        UsageError: if the penalty of grader `overlong` would begin before the first token of a response.
+        UsageError: if there is no such grader, or the penalty of `overlong` would begin before the first token.
     """
-    grading = grading if config.eval_rm_type is None else replace(grading, rm_type=config.eval_rm_type)
+    if config.eval_rm_type is not None:
+        try:
+            grading = replace(grading, rm_type=config.eval_rm_type)
+        except DataError as error:
+            raise UsageError(str(error).replace("rm_type", "--eval-rm-type", 1)) from error
     buffer, longest = grading.overlong_buffer_len, config.eval_max_response_len
     if buffer is None or longest is None:  # nobody else looks at the longest response
         return grading

@@ -61,3 +61,21 @@ def test_engines_take_all_of_the_gpus_that_a_preset_shares_with_the_trainer(num_
     with pytest.raises(UsageError, match=f"--rollout-num-gpus-per-engine {of_each}: .* {num_gpus} GPUs, expected a"):
         eval_job_of(parse(words))
     check_held_out(parse([*words, "--rollout-num-gpus", "6"]))
+
+
+def test_what_a_data_set_is_graded_by_decides_whether_it_needs_labels(inputs, tmp_path):
+    words = ["--eval-only", "--hf-checkpoint", str(inputs.model), "--run-dir", str(tmp_path), "--input-key", "prompt"]
+    words += ["--rollout-max-response-len", "8", "--rollout-batch-size", "1", "--n-samples-per-prompt", "2"]
+    words += ["--global-batch-size", "2", "--rm-type", "math", "--eval-prompt-data", "a", "a.jsonl", "b", "b.jsonl"]
+
+    def check(**own):
+        settings = {name: {flag.replace("_", "-"): value} for name, (flag, value) in own.items()}
+        check_held_out(parse([*words, "--eval-settings", json.dumps(settings)]))
+
+    check(a=("eval_rm_type", "format"), b=("eval_label_key", "answer"))
+    with pytest.raises(UsageError, match=r"^--eval-prompt-data a: --eval-label-key, .* is missing: --rm-type math"):
+        check(b=("eval_label_key", "answer"))
+    with pytest.raises(UsageError, match=r"^--eval-prompt-data b: .* is missing: --eval-rm-type dapo compares"):
+        check(a=("eval_label_key", "answer"), b=("eval_rm_type", "dapo"))
+    with pytest.raises(UsageError, match=r"^--eval-prompt-data b: --eval-rm-type: expected one of .*, got 'other'"):
+        check(a=("eval_label_key", "answer"), b=("eval_rm_type", "other"))
