@@ -340,6 +340,17 @@ class TestIndex:
         assert again.row(0) == {"text": noise}
         assert {entry.name: entry.stat().st_ino for entry in (tmp_path / ".rl-data").iterdir()} == kept
 
+    def test_what_is_large_and_cannot_be_kept_is_written_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        path = tmp_path / "rows.jsonl.gz"
+        noise = os.urandom(1_500_000).hex()
+        path.write_bytes(gzip.compress(json.dumps({"text": noise}).encode() + b'\n{"number": 1}\n', 1))
+        (tmp_path / ".rl-data").write_text("in the way")
+        monkeypatch.setenv("RL_DATA_CACHE", str(path))
+        spool = Spool.of_process()
+        rows = JsonlFile(path)
+        assert [rows.row(0), rows.row(1)] == [{"text": noise}, {"number": 1}]
+        assert 0 < spool._end < 1 << 20  # it holds the index alone
+
     def test_memory_does_not_grow_with_the_rows(self, path: Path):
         JsonlFile(path)
         tracemalloc.start()

@@ -5,6 +5,7 @@ The cache folder is RL_DATA_CACHE or, where that is not set, rl-data in the user
 a stamp of the file that it was made from, and is made again when the stamp does not fit any more.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -164,11 +165,29 @@ def _made_at(place: Path, stamp: str, make: Make) -> KeptFile:
 
 
 def _made_for_now(make: Make) -> KeptFile:
-    """Made in a file that goes with its last user."""
-    with tempfile.TemporaryFile() as file:
+    """Made in a file that goes with its last user. Small ones share one, for the sake of descriptors."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
         counts = tuple(make(file))
         file.flush()
-        return KeptFile(Spool.of_process().put(file).read, counts)
+        if file.tell() < _MIN_KEPT_BYTES:
+            return KeptFile(Spool.of_process().put(file).read, counts)
+        stack.pop_all()
+        return KeptFile(_OwnFile(file).read, counts)
+
+
+class _OwnFile:
+    """A file without a name, as long as somebody holds this."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop); fewer only at the end. Safe from several threads."""
+        return os.pread(self._file.fileno(), stop - start, start)
 
 
 def _fill(file: BinaryIO, stamp: str, make: Make) -> None:
