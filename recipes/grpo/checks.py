@@ -7,7 +7,7 @@ from recipes.arguments.known import SGLANG_PREFIX
 from recipes.arguments.parse import ParsedArguments
 from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
-from recipes.grpo.evaluation import eval_grading
+from recipes.grpo.evaluation import eval_grading, naming_set
 from rl_data import GraderConfig, PromptDataConfig
 from rl_data.grading import can_be_negative, needs_label
 from rl_rollout import RolloutConfig
@@ -69,9 +69,10 @@ def _held_out_problems(evaluation: EvalConfig, data: PromptDataConfig, grading: 
     for name in evaluation.data_sets:
         own = evaluation.of_set(name)
         try:
-            chosen = eval_grading(own, grading).chosen_type
+            with naming_set(name):
+                chosen = eval_grading(own, grading).chosen_type
         except UsageError as error:
-            yield f"--eval-prompt-data {name}: {error}"
+            yield str(error)
             continue
         if own.eval_label_key is None and data.label_key is None and needs_label(chosen):
             flag = "--rm-type" if own.eval_rm_type is None else "--eval-rm-type"

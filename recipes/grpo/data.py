@@ -8,7 +8,7 @@ from recipes.arguments.foreign import ForeignArguments
 from recipes.arguments.parse import ParsedArguments
 from recipes.config import BatchConfig, EvalConfig
 from recipes.config.limits import token_budget
-from recipes.grpo.evaluation import EvalSet, eval_data, open_eval_graders, open_eval_set
+from recipes.grpo.evaluation import EvalSet, eval_data, naming_set, open_eval_graders, open_eval_set
 from recipes.grpo.limits import engine_rooms, prompt_limit
 from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_rollout import RolloutConfig
@@ -93,12 +93,14 @@ def open_eval_sets(
     opened: list[EvalSet] = []
     for name, held_out in eval_data(evaluation, data).items():
         own = evaluation.of_set(name)
-        limit = prompt_limit(
-            data.rollout_max_prompt_len,
-            {**engine_rooms(foreign.megatron, foreign.sglang), **server_rooms},
-            response_flag="--eval-max-response-len",
-            response=own.eval_max_response_len or rollout.rollout_max_response_len,
-        )
+        longest = own.eval_max_response_len
+        with naming_set(name):
+            limit = prompt_limit(
+                data.rollout_max_prompt_len,
+                {**engine_rooms(foreign.megatron, foreign.sglang), **server_rooms},
+                response_flag="--rollout-max-response-len" if longest is None else "--eval-max-response-len",
+                response=rollout.rollout_max_response_len if longest is None else longest,
+            )
         held_out = replace(held_out, rollout_max_prompt_len=limit)
         opened.append(open_eval_set(name, own, held_out, tokenizer, bad_rows=bad[name]))
     return opened

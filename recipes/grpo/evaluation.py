@@ -103,11 +103,23 @@ def eval_grading(config: EvalConfig, grading: GraderConfig) -> GraderConfig:
 
 
 @contextmanager
+def naming_set(name: str) -> Generator[None]:
+    """Puts the data set in front of what is wrong with its settings."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"--eval-prompt-data {name}: {error}") from error
+
+
+@contextmanager
 def open_eval_graders(
     config: EvalConfig, training: GraderPool, grading: GraderConfig
 ) -> Generator[Mapping[str, GraderPool]]:
     """By data set, the grader of the training samples, or another where the data set is graded otherwise."""
-    own = {name: eval_grading(config.of_set(name), grading) for name in config.data_sets}
+    own: dict[str, GraderConfig] = {}
+    for name in config.data_sets:
+        with naming_set(name):
+            own[name] = eval_grading(config.of_set(name), grading)
     with ExitStack() as stack:
         pools: list[tuple[GraderConfig, GraderPool]] = [(grading, training)]
         for wanted in own.values():

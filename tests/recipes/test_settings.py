@@ -314,6 +314,9 @@ def test_training_prompts_fit_into_a_micro_batch_and_held_out_ones_into_the_mode
     (eval_set,) = job.eval_sets
     assert ([prompt.row for prompt in eval_set.prompts], eval_set.num_dropped_prompts) == ([0, 1], 1)
     assert [note.message.partition(": ")[0] for note in eval_set.left_out] == [f"{held_out}:3"]
+    own = ("--eval-settings", '{"x": {"eval-max-response-len": 300}}')
+    with pytest.raises(UsageError, match=r"^--eval-prompt-data x: .* 200: no room .* --eval-max-response-len 300 tok"):
+        read_grpo(words_of("tiny_math", small, tmp_path, *words, *own), parsers)
 
 
 @pytest.mark.slow
