@@ -418,6 +418,23 @@ def test_a_file_that_another_one_replaced_is_not_read_on_as_if_it_were_the_same(
         file.read(0, 5)
 
 
+def test_a_file_may_grow_but_an_inode_that_is_used_again_is_another_file(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("first")
+    file = PositionedFile(path)
+    file.close()
+    with path.open("a") as out:
+        out.write(" and more")
+    path.chmod(0o600)
+    assert file.read(0, 5) == b"first"
+    file.close()
+    inode = path.stat().st_ino
+    path.write_text("other and more")  # stands for a new file of the old number, which a file system gives as it likes
+    assert path.stat().st_ino == inode
+    with pytest.raises(DataError, match="another file took its place"):
+        file.read(0, 5)
+
+
 def test_parts_that_go_while_another_is_put_stop_nothing_and_the_last_takes_the_file_with_it():
     class Made(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

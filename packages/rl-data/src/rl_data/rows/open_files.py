@@ -1,5 +1,6 @@
 """Files that are read by position, of which only so many are open at a time as the system's limit bears."""
 
+import hashlib
 import itertools
 import os
 import resource
@@ -17,6 +18,7 @@ from rl_data.errors import DataError
 _MOST_OPEN, _FEWEST_OPEN = 1024, 4
 _SHARE = 4
 """Of the descriptors that a process may have, one in so many is used here: engines and libraries need the others."""
+_NUM_SAMPLES, _SAMPLE_BYTES = 8, 4096
 _SPOOL_CHUNK_BYTES = 1 << 20
 
 
@@ -28,7 +30,8 @@ class PositionedFile:
     Args:
         path: the file.
         is_same: tells of a descriptor, when the file is opened again, whether it is still the file that it was; by
-            default one of the same inode, or of the same size and time.
+            default one whose size and times are the same, or one of the same inode, or of the same size and time of
+            change, where samples of what it held first are the same. So it may grow at its end.
 
     Raises:
         OSError: if it cannot be opened.
@@ -40,6 +43,7 @@ class PositionedFile:
         self._descriptor: _Descriptor | None = _Descriptor(path)
         self._identity = _identity_of(self._descriptor.number)
         self._is_same = is_same or self._has_same_identity
+        self._samples = b"" if is_same else _samples_of(self._descriptor.number, self._identity.num_bytes)
         _note_use(self._number, self)
 
     def read(self, start: int, stop: int) -> bytes:
@@ -75,9 +79,14 @@ class PositionedFile:
         return descriptor
 
     def _has_same_identity(self, descriptor: int) -> bool:
-        now = _identity_of(descriptor)
+        now, first = _identity_of(descriptor), self._identity
         # Some network file systems number a file anew each time that it is looked up.
-        return now[:2] == self._identity[:2] or now[2:] == self._identity[2:]
+        if now[2:] == first[2:]:
+            return True
+        # An inode alone says little: a file that takes the place of one that was removed often gets the number of that.
+        if now[:2] != first[:2] and (now.num_bytes, now.modified_ns) != (first.num_bytes, first.modified_ns):
+            return False
+        return now.num_bytes >= first.num_bytes and _samples_of(descriptor, first.num_bytes) == self._samples
 
 
 class _Identity(NamedTuple):
@@ -85,11 +94,22 @@ class _Identity(NamedTuple):
     inode: int
     num_bytes: int
     modified_ns: int
+    changed_ns: int
+    """Of content, name or rights; nobody can set it, unlike the time before."""
 
 
 def _identity_of(descriptor: int) -> _Identity:
     status = os.fstat(descriptor)
-    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _samples_of(descriptor: int, num_bytes: int) -> bytes:
+    """Digest of pieces from everywhere in the first `num_bytes`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for number in range(_NUM_SAMPLES):
+        start = max(0, num_bytes - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1)
+        digest.update(os.pread(descriptor, min(_SAMPLE_BYTES, num_bytes - start), start))
+    return digest.digest()
 
 
 class _Descriptor:
