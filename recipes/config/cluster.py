@@ -107,7 +107,10 @@ class EnginePlacementConfig:
         given = {"colocate": self.colocate, "rollout-num-gpus": self.rollout_num_gpus is not None}
         given["rollout-num-gpus-per-engine"] = self.rollout_num_gpus_per_engine != 1
         for flag in (flag for flag, is_given in given.items() if is_given):
-            raise UsageError(f"--{flag} has no effect with --rollout-external-engine-addrs, whose engines have a place")
+            raise UsageError(
+                f"--{flag} has no effect with --rollout-external-engine-addrs, whose engines have a place; where a "
+                f"preset says it, `{flag}: null` in a file for --config takes it back"
+            )
 
     def num_engines(self, world_size: int) -> int:
         """Number of engines that are started beside `world_size` trainer ranks."""

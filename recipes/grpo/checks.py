@@ -1,13 +1,16 @@
 """Settings of a GRPO run that make no sense together, though each does alone."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.known import SGLANG_PREFIX
-from recipes.arguments.parse import ParsedArguments
+from recipes.arguments.parse import PRESETS, ParsedArguments
+from recipes.arguments.sources import Given
 from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
 from recipes.grpo.evaluation import eval_grading, naming_set
+from recipes.run_folder import CONFIG_FILE
 from rl_data import GraderConfig, PromptDataConfig
 from rl_data.grading import can_be_negative, needs_label
 from rl_rollout import RolloutConfig
@@ -157,5 +160,12 @@ def _external_problems(parsed: ParsedArguments) -> Iterator[str]:
     if sync.check_weight_update_equal:
         yield f"--check-weight-update-equal: with {flag} nobody tells what an engine holds"
     for name, given in parsed.given.items():
-        if name.startswith(SGLANG_PREFIX) and not given.origin:
+        if name.startswith(SGLANG_PREFIX) and not _is_said_for_other_engines(given, parsed.get(RunConfig)):
             yield f"{name}: with {flag} it belongs to the command that starts the server"
+
+
+def _is_said_for_other_engines(given: Given, run: RunConfig) -> bool:
+    """A preset says how engines are started where a run starts some, and so does a run's own configuration after it."""
+    file = Path(given.origin.rpartition(":")[0]).absolute()
+    own = run.run_dir.absolute() / CONFIG_FILE
+    return bool(given.origin) and (file.is_relative_to(PRESETS) or (run.resume and file == own))

@@ -16,7 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from recipes.errors import UsageError
-from recipes.grpo.config import read_job
+from recipes.grpo.checks import check_together
+from recipes.grpo.config import parse, read_job
 from recipes.grpo.external import folder_of_run
 from rl_rollout import EngineError, EngineNotServingError, EnginePool, RequestError, RolloutConfigError, SamplingParams
 from rl_rollout.sglang.http_engine import HTTPEngine
@@ -203,3 +204,21 @@ def test_an_answer_that_is_none_of_sglang_names_the_server(inputs, tmp_path):
     for answer in ({}, {"meta_info": {}}, {"meta_info": {"weight_version": f"{handle._stream}:1"}}, []):
         with pytest.raises(EngineError, match="engine 0 at host:30000: expected an answer of SGLang's /generate"):
             handle._generation(request, answer)
+
+
+def test_what_a_preset_says_of_engines_can_be_taken_back_and_what_the_user_says_is_not_ignored(inputs, tmp_path):
+    words = ["--preset", "qwen3_4b_dapo_math_1xh200", "--hf-checkpoint", str(inputs.model), "--prompt-data", "x"]
+    words += ["--run-dir", str(tmp_path / "run"), "--update-weight-transport", "disk"]
+    words += ["--rollout-external-engine-addrs", "host:30000", "--config"]
+    file, own = tmp_path / "own.yaml", tmp_path / "run" / "config.yaml"
+    file.write_text("eval-interval: null\n")
+    with pytest.raises(UsageError, match=r"--colocate has no effect .*; where a preset says it, `colocate: null`"):
+        parse([*words, str(file)])
+    file.write_text("colocate: null\n")
+    check_together(parse([*words, str(file)]))
+    own.parent.mkdir()
+    for path in (file, own):
+        path.write_text("colocate: null\nsglang-page-size: 1\n")
+        with pytest.raises(UsageError, match="--sglang-page-size: with --rollout-external-engine-addrs it belongs"):
+            check_together(parse([*words, str(path)]))
+    check_together(parse([*words, str(own), "--resume"]))
