@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rl_data import DataError
-from rl_data.rows import open_rows
+from rl_data.rows import open_files, open_rows
 from rl_data.rows.jsonl import JsonlFile
 from rl_data.rows.open_files import PositionedFile, Spool
 from rl_data.rows.row_file import RowFile
@@ -257,6 +258,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str):
         list(open_rows(str(path)).rows())
 
 
+def close_files() -> None:
+    """As where others are used: each is opened again when it is read."""
+    while open_files._used:
+        _, file = open_files._used.popitem()
+        if (one := file()) is not None:
+            one.close()
+
+
 class TestIndex:
     """Of a file large enough for its index to be kept."""
 
@@ -339,6 +348,31 @@ class TestIndex:
         again = JsonlFile(path)
         assert again.row(0) == {"text": noise}
         assert {entry.name: entry.stat().st_ino for entry in (tmp_path / ".rl-data").iterdir()} == kept
+
+    def test_one_that_another_process_made_again_is_made_for_its_reader(self, path: Path):
+        rows = JsonlFile(path)
+        before = rows.fingerprint
+        with path.open("ab") as out:
+            out.write(b'{"number": -1}\n')
+        assert len(JsonlFile(path)) == self.NUM_ROWS + 1  # as another process
+        close_files()
+        assert rows.row(self.NUM_ROWS - 1)["number"] == self.NUM_ROWS - 1
+        assert (rows.fingerprint, len(rows)) == (before, self.NUM_ROWS)
+
+    def test_unpacked_rows_that_are_lost_are_made_again_unless_the_file_changed(self, tmp_path: Path):
+        path = tmp_path / "rows.jsonl.gz"
+        text = os.urandom(1_500_000).hex()
+        path.write_bytes(gzip.compress(json.dumps({"text": text}).encode(), 1))
+        rows = JsonlFile(path)
+        close_files()
+        shutil.rmtree(tmp_path / ".rl-data")
+        assert rows.row(0) == {"text": text}
+        rows = JsonlFile(path)
+        close_files()
+        shutil.rmtree(tmp_path / ".rl-data")
+        path.write_bytes(gzip.compress(json.dumps({"text": text[::-1]}).encode(), 1))
+        with pytest.raises(DataError, match=r"rows\.jsonl\.gz: changed while it was being read"):
+            rows.row(0)
 
     def test_what_is_large_and_cannot_be_kept_is_written_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         path = tmp_path / "rows.jsonl.gz"

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -58,13 +59,21 @@ class KeptFile:
         self.counts = tuple(counts)
 
 
-def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
+type _Remake = Callable[[tuple[int, ...]], KeptFile]
+"""Makes a file again that had these counts."""
+
+
+def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) -> KeptFile:
     """What `make` writes for `source`: from an earlier time if that still fits, or made now.
+
+    Where it is lost while it is used, as another process made it again of data that changed, it is made again for its
+    user alone.
 
     Several processes may do this at once: each makes a file of its own, and the last one stays.
 
     Args:
         kind: names what is made, such as "index".
+        may_grow: whether `make` gives the same again after `source` has changed, as by more at its end.
 
     Raises:
         DataError: if `source` cannot be read, or `make` raises it.
@@ -73,14 +82,23 @@ def kept_file(source: Path, kind: str, make: Make) -> KeptFile:
     if size < _MIN_KEPT_BYTES:
         return _made_for_now(make)
     places = _places(source, kind)
+
+    def remake(counts: tuple[int, ...]) -> KeptFile:
+        if may_grow or _stamp(source)[0] == stamp:
+            logger.info("%s: its %s was lost and is made again", source, kind)
+            made = _made_for_now(make)
+            if made.counts == counts:
+                return made
+        raise DataError(f"{source}: changed while it was being read, and its {kind} was lost")
+
     for place in places:
-        found = _open_if_current(place, stamp)
+        found = _open_if_current(place, stamp, remake)
         if found is not None:
             return found
     logger.info("%s: making its %s", source, kind)
     for place in places:
         try:
-            return _made_at(place, stamp, make)
+            return _made_at(place, stamp, make, remake)
         except OSError as error:
             logger.info("%s: cannot be written: %s", place, error.strerror)
     logger.warning(
@@ -122,7 +140,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl-data"
 
 
-def _open_if_current(place: Path, stamp: str) -> KeptFile | None:
+def _open_if_current(place: Path, stamp: str, remake: _Remake) -> KeptFile | None:
     def counts_of(descriptor: int) -> tuple[int, ...] | None:
         try:
             header = msgspec.json.decode(os.pread(descriptor, HEADER_BYTES, 0).rstrip(b"\0"), type=Header)
@@ -139,10 +157,32 @@ def _open_if_current(place: Path, stamp: str) -> KeptFile | None:
         kept = PositionedFile(place, is_same=lambda descriptor: counts_of(descriptor) == counts)
     except OSError:
         return None
-    return KeptFile(lambda start, stop: kept.read(HEADER_BYTES + start, HEADER_BYTES + stop), counts)
+    return KeptFile(_InPlace(kept, lambda: remake(counts)).read, counts)
 
 
-def _made_at(place: Path, stamp: str, make: Make) -> KeptFile:
+class _InPlace:
+    """A kept file in its place, and what is made again once it is lost there."""
+
+    def __init__(self, kept: PositionedFile, remake: Callable[[], KeptFile]) -> None:
+        self._kept = kept
+        self._remake = remake
+        self._lock = threading.Lock()
+        self._remade: KeptFile | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) after the header; fewer only at the end. Safe from several threads."""
+        if self._remade is None:
+            try:
+                return self._kept.read(HEADER_BYTES + start, HEADER_BYTES + stop)
+            except DataError as error:
+                logger.info("%s", error)
+                with self._lock:
+                    if self._remade is None:
+                        self._remade = self._remake()
+        return self._remade.read(start, stop)
+
+
+def _made_at(place: Path, stamp: str, make: Make, remake: _Remake) -> KeptFile:
     """Made beside its place and moved there when it is whole.
 
     Raises:
@@ -158,7 +198,7 @@ def _made_at(place: Path, stamp: str, make: Make) -> KeptFile:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    kept = _open_if_current(place, stamp)
+    kept = _open_if_current(place, stamp, remake)
     if kept is None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return kept

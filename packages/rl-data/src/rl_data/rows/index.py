@@ -31,8 +31,16 @@ class FileIndex:
 
     def __init__(self, path: Path, read: Read, *, has_lines: bool) -> None:
         self._read = read
-        self._kept: KeptFile = kept_file(path, "index", lambda out: _write(read, out, has_lines=has_lines))
+        # A later making, of a file that has grown, goes no further than the first. The object itself is not named in
+        # `write`: it would hold itself, and its files open, until a garbage collection.
+        most: list[int] = []
+
+        def write(out: BinaryIO) -> tuple[int, int, int]:
+            return _write(read, out, has_lines=has_lines, most=most[0] if most else None)
+
+        self._kept: KeptFile = kept_file(path, "index", write, may_grow=True)
         self.num_rows, self._num_blocks, self.size = self._kept.counts
+        most.append(self.size)
 
     def span(self, row: int) -> tuple[int, int]:
         """First byte of a row, and the one after its last; the line end is left out."""
@@ -61,13 +69,17 @@ def _digest_of(block: bytes) -> bytes:
     return hashlib.blake2b(block, digest_size=_DIGEST_BYTES).digest()
 
 
-def _write(read: Read, out: BinaryIO, *, has_lines: bool) -> tuple[int, int, int]:
-    """Writes N spans ([2] int64), B digests, and for each block the newlines before it (int64); returns N, B, bytes."""
+def _write(read: Read, out: BinaryIO, *, has_lines: bool, most: int | None) -> tuple[int, int, int]:
+    """Writes N spans ([2] int64), B digests, and for each block the newlines before it (int64); returns N, B, bytes.
+
+    Args:
+        most: bytes that are indexed at most; all where it is None.
+    """
     lines = _Lines()
     digests: list[bytes] = []
     newlines_before = [0]
     size = 0
-    while block := read(size, size + _BLOCK_BYTES):
+    while block := read(size, size + _BLOCK_BYTES if most is None else min(size + _BLOCK_BYTES, most)):
         digests.append(_digest_of(block))
         if has_lines:
             num_newlines = lines.add(np.frombuffer(block, dtype=np.uint8), out)
