@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 type Item = tuple[str, str, None]
 _GROUP_SIZE = 8
+_PROGRESS_EVERY = 50
+"""Hostile answers to a line on standard error: each may take its whole time limit."""
 
 
 def main() -> None:
@@ -118,7 +121,11 @@ def _hostile(answers: Sequence[str], num_hostile: int, timeout_s: float) -> dict
             seconds = time.perf_counter() - start
             return grade, seconds, graders.grade_now(f"Answer: $\\sqrt{{{(number + 2) ** 2}}}$", str(number + 2))
 
-        done = list(threads.map(attack, range(num_hostile)))
+        done: list[tuple[Grade, float, Grade]] = []
+        for one in threads.map(attack, range(num_hostile)):
+            done.append(one)
+            if len(done) % _PROGRESS_EVERY == 0 or len(done) == num_hostile:
+                sys.stderr.write(f"{len(done)} of {num_hostile} hostile answers\n")
     outcomes = Counter(grade.outcome for grade, _, _ in done)
     return {
         "num": num_hostile,
