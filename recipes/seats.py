@@ -69,6 +69,8 @@ def take_seats(
     while len(_live_nodes()) < num_nodes and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # those of a cluster that was just started come one by one
     num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines * gpus_per_engine)
+    if num_gpus and not is_shared:
+        check_room(_gpus_of_nodes(), num_engines, gpus_per_engine, trainer)
     anywhere = (EngineSeat(num_gpus=num_gpus * gpus_per_engine),) * num_engines
     if num_nodes == 1 and not is_shared and len(_live_nodes()) == 1:
         yield Seats(num_gpus=num_gpus, engines=anywhere)
@@ -108,6 +110,8 @@ def seats_of_engines(num_engines: int, *, num_gpus: int) -> tuple[EngineSeat, ..
         UsageError: if the cluster has too few GPUs.
     """
     has_gpus = gpus_per_actor(num_actors=num_engines * num_gpus)
+    if has_gpus:
+        check_room(_gpus_of_nodes(), num_engines, num_gpus)
     return (EngineSeat(num_gpus=has_gpus * num_gpus),) * num_engines
 
 
@@ -125,6 +129,7 @@ def _shared(
 def _gpu_ids(group: "PlacementGroup", share: float) -> Sequence[str]:
     """[bundles] CUDA's name of each bundle's GPU, told by a task that sits there for a moment."""
     import ray
+    from ray.exceptions import GetTimeoutError
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     def look() -> str:
@@ -133,7 +138,14 @@ def _gpu_ids(group: "PlacementGroup", share: float) -> Sequence[str]:
 
     task = ray.remote(num_cpus=0, num_gpus=share)(look)
     places = (PlacementGroupSchedulingStrategy(group, index) for index in range(group.bundle_count))
-    return ray.get([task.options(scheduling_strategy=place).remote() for place in places], timeout=_PLACEMENT_TIMEOUT_S)
+    tasks = [task.options(scheduling_strategy=place).remote() for place in places]
+    try:
+        return ray.get(tasks, timeout=_PLACEMENT_TIMEOUT_S)
+    except GetTimeoutError as error:
+        raise UsageError(
+            f"the {group.bundle_count} GPUs of trainer and engines were set apart, but no process started on one of "
+            f"them within {_PLACEMENT_TIMEOUT_S:g} s"
+        ) from error
 
 
 def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:
@@ -151,6 +163,40 @@ def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:
         )
     fit.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"]))
     return [node["NodeManagerAddress"] for node in fit[:num_nodes]]
+
+
+def check_room(
+    found: Sequence[tuple[str, int]], num_engines: int, of_each: int, trainer: TrainerPlacementConfig | None = None
+) -> None:
+    """Does nothing if the nodes can hold the engines, each on one node, beside the trainer if there is one.
+
+    The trainer is taken to be on those nodes that lose the fewest engines by it.
+
+    Args:
+        found: address and GPUs of each node.
+        num_engines: how many engines there are to be.
+        of_each: GPUs of an engine.
+        trainer: nodes, and ranks of each.
+
+    Raises:
+        UsageError: with the GPUs of each node.
+    """
+    room = sum(num // of_each for _, num in found)
+    if trainer is not None:
+        ranks = trainer.actor_num_gpus_per_node
+        lost = sorted(num // of_each - (num - ranks) // of_each for _, num in found if num >= ranks)
+        room -= sum(lost[: trainer.actor_num_nodes])
+    if room < num_engines:
+        have = ", ".join(f"{address} with {num}" for address, num in found)
+        beside = f", beside the trainer's {trainer.world_size}" if trainer else ""
+        raise UsageError(
+            f"--rollout-num-gpus-per-engine {of_each}: each of {num_engines} engines needs so many GPUs of one node"
+            f"{beside}; the cluster has {have}"
+        )
+
+
+def _gpus_of_nodes() -> list[tuple[str, int]]:
+    return [(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))) for node in _live_nodes()]
 
 
 def _live_nodes() -> list[Mapping[str, Any]]:

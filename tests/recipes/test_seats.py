@@ -1,11 +1,17 @@
 """Which GPUs ranks and engines get, on a Ray that is told of GPUs which nobody has."""
 
+import os
+
 import pytest
 
 from recipes.config import TrainerPlacementConfig
-from recipes.seats import EngineSeat, seats_of_engines, take_seats
+from recipes.errors import UsageError
+from recipes.seats import EngineSeat, check_room, seats_of_engines, take_seats
 
 ray = pytest.importorskip("ray")
+PlacementGroupSchedulingStrategy = pytest.importorskip(
+    "ray.util.scheduling_strategies"
+).PlacementGroupSchedulingStrategy
 pytestmark = pytest.mark.slow
 
 
@@ -23,8 +29,17 @@ def test_engines_of_two_gpus_sit_on_those_of_their_ranks(four_gpus):
         first, second = seats.engines
         assert (first.bundle, second.bundle) == (0, 2)
         assert first.num_gpus == second.num_gpus == 0.5
+        assert seats.ranks is not None
+        assert [*first.gpu_ids, *second.gpu_ids] == [gpu_of_rank(seats.ranks, rank) for rank in range(4)]
         assert {*first.gpu_ids, *second.gpu_ids} == {"0", "1", "2", "3"}
-        assert len(first.gpu_ids) == len(second.gpu_ids) == 2
+        assert len(first.gpu_ids) == 2
+
+
+def gpu_of_rank(group, rank: int) -> str:
+    """CUDA's name of the GPU that Ray shows to what sits where the rank does."""
+    task = ray.remote(num_cpus=0, num_gpus=0.5)(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+    return ray.get(task.options(scheduling_strategy=place).remote(), timeout=60)
 
 
 def test_engines_beside_the_trainer_get_whole_gpus_from_ray(four_gpus):
@@ -32,3 +47,21 @@ def test_engines_beside_the_trainer_get_whole_gpus_from_ray(four_gpus):
     with take_seats(trainer, num_engines=1, gpus_per_engine=2, is_shared=False) as seats:
         assert (seats.num_gpus, seats.engines) == (1, (EngineSeat(num_gpus=2),))
     assert seats_of_engines(2, num_gpus=2) == (EngineSeat(num_gpus=2),) * 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "of_each", "ranks", "room"),
+    [
+        ((2, 2), 2, 2, 1),
+        ((3, 3), 2, 2, 1),  # 4 GPUs are left, but no node has two of the second engine's
+        ((3, 3), 2, 1, 2),
+        ((5, 7), 5, 1, 2),  # with the trainer on the larger node
+        ((3, 3), 2, 0, 2),
+    ],
+)
+def test_an_engine_has_to_find_its_gpus_on_one_node(nodes, of_each, ranks, room):
+    found = [(f"10.0.0.{index}", num) for index, num in enumerate(nodes)]
+    trainer = TrainerPlacementConfig(actor_num_gpus_per_node=ranks) if ranks else None
+    check_room(found, room, of_each, trainer)
+    with pytest.raises(UsageError, match=f"--rollout-num-gpus-per-engine {of_each}: .* has 10.0.0.0 with {nodes[0]}, "):
+        check_room(found, room + 1, of_each, trainer)
