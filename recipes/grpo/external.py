@@ -6,31 +6,28 @@ import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from recipes.config import EnginePlacementConfig
+from recipes.config import EnginePlacementConfig, RunConfig, WeightSyncConfig
 from recipes.errors import UsageError
 from rl_rollout import EngineConfig, EngineError, RequestError, RolloutConfigError
 from rl_rollout.sglang.http_engine import HTTPEngine
-
-if TYPE_CHECKING:
-    from recipes.grpo.config import GRPOJob
 
 API_KEY = "SGLANG_API_KEY"
 """Variable of the environment with the key of servers that were started with `--api-key`."""
 
 
 @contextmanager
-def external_engines(job: "GRPOJob") -> Generator[list[HTTPEngine]]:
+def external_engines(
+    placement: EnginePlacementConfig, run: RunConfig, sync: WeightSyncConfig, engine: EngineConfig
+) -> Generator[list[HTTPEngine]]:
     """Handles of the run's servers, if it has any."""
-    addresses = job.engine_placement.rollout_external_engine_addrs
-    if not addresses:
+    if not placement.rollout_external_engine_addrs:
         yield []
         return
-    shared = job.weight_sync.sync_config(job.run.run_dir).folder
+    shared = sync.sync_config(run.run_dir).folder
     assert shared is not None, "external engines take weights by a folder"
-    with folder_of_run(shared, job.run.run_dir) as folder:
-        yield _handles(addresses, job.run.hf_checkpoint, folder, job.engine)
+    with folder_of_run(shared, run.run_dir) as folder:
+        yield _handles(placement.rollout_external_engine_addrs, run.hf_checkpoint, folder, engine)
 
 
 @contextmanager

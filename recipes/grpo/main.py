@@ -43,6 +43,8 @@ def run(job: GRPOJob) -> None:
     """One run, from the start of its processes to its final model."""
     console = StepConsole()
     console.say(job.config_text)
+    if not job.eval_sets:
+        console.say("no evaluation: --eval-prompt-data is not given")
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     if not job.run.resume:

@@ -95,7 +95,8 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
             gives_memory_up=placement.releases_engines,
             has_remote_writer=seats.host != LOOPBACK,
         )
-        engines: list[RayEngine | HTTPEngine] = [*stack.enter_context(external_engines(job))]
+        external = external_engines(job.engine_placement, job.run, job.weight_sync, job.engine)
+        engines: list[RayEngine | HTTPEngine] = [*stack.enter_context(external)]
         stack.callback(_close_all, engines)
         for index, seat in enumerate(seats.engines):
             engines.append(_start_engine(spec, seat, index))
