@@ -42,6 +42,27 @@ class Bar:
 
 
 BARS = (
+    Bar(name="quickstart_seconds", what="quickstart, the slowest of three seeds", limit=300, unit=" s", cards=(_CPU,)),
+    Bar(
+        name="quickstart_reward_ratio",
+        what="quickstart, mean reward of the last 5 steps over the first 5, the smallest of three seeds",
+        limit=2,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="quickstart_reward_last",
+        what="quickstart, mean reward of the last 5 steps, the smallest of three seeds",
+        limit=0.8,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="quickstart_logprob_diff",
+        what="quickstart, difference of rollout and trainer log-probabilities, float32, the largest of three seeds",
+        limit=1e-5,
+        cards=(_CPU,),
+    ),
     Bar(
         name="sft_mfu",
         what="SFT, packed 16k tokens, optimizer step included, share of 989 TFLOP/s",

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 2 * 2**30
 # A socket's path has at most 107 characters, and Ray's sockets lie up to 84 below the folder of temporary files.
 _LONGEST_TEMPORARY_FOLDER = 23
+_ANSWER_S = 10.0
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 # Read by Ray when it is imported and inherited by every process it starts.
@@ -46,13 +48,15 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
     A local cluster listens on the loopback address only and takes calls only with a token made here. Its CPU count is
     the number of actors, whatever the machine has: Ray counts places, not cores. Its GPUs are those that are there.
     Inside another such block nothing is started. It ends with the block, and with this process if that is killed.
+
+    Raises:
+        UsageError: if nothing answers at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         # Ray reads its environment when it is imported, so modules that import it are imported inside the block.
         assert "ray" not in sys.modules or "RAY_AUTH_TOKEN" in os.environ, "ray was imported before ray_cluster()"
-        for name, value in _LOCAL_CLUSTER_ENV.items():
-            os.environ.setdefault(name, value)
+        os.environ |= _LOCAL_CLUSTER_ENV  # over what the user's shell says: without a token anybody here could run code
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
@@ -60,6 +64,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
         yield
         return
     if address:
+        _check_answers(address)
         if os.environ.get("RAY_AUTH_MODE") != "token":
             logger.warning(
                 "RAY_ADDRESS %s: joined without RAY_AUTH_MODE=token; whoever reaches it can run code", address
@@ -86,6 +91,17 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes, deaf to signals. Addresses without a port ("auto") are Ray's to resolve."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise UsageError(f"RAY_ADDRESS {address}: no Ray cluster answers there: {error}") from error
 
 
 @contextmanager

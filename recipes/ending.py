@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-from recipes.arguments.usage import exit_on_usage_error
+from recipes.arguments.usage import EXIT_CODE, exit_on_usage_error
+from recipes.errors import UsageError
 from recipes.run_folder import CONFIG_FILE, RunFolder
 
 _INTERRUPTED = 130
@@ -68,7 +69,7 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
     """The exit code after `run(read())`: 0, 2 for what the user can mend, 75 if it was stopped by SIGTERM and has a
     checkpoint to go on from, 130 for Ctrl-C, and for SIGTERM where there is none.
 
-    What the user can mend is found by `read`, before anything is started.
+    What the user can mend is found by `read`, before anything is started, or where the cluster is looked at.
 
     An interrupt takes effect at once, in the middle of whatever is waited for. Later ones change nothing: the run is
     ending, and every wait on that way has a deadline of seconds. Failures of `run` pass through with their traceback,
@@ -79,7 +80,11 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
     try:
         with exit_on_usage_error(program):
             job = read()
-        run(job)
+        try:
+            run(job)
+        except UsageError as error:
+            sys.stderr.write(f"{program}: {error}\n")
+            return EXIT_CODE
     except Stopped as stopped:
         sys.stderr.write(f"{program}: {stopped}\n")
         return _STOPPED

@@ -4,8 +4,17 @@ import subprocess
 import sys
 import tempfile
 
-from recipes.cluster import _short_folder
+import pytest
+
+from recipes.cluster import _short_folder, ray_cluster
 from recipes.cluster_watchdog import processes_of
+from recipes.errors import UsageError
+
+
+def test_an_address_where_no_cluster_answers_is_an_error_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"RAY_ADDRESS 127\.0\.0\.1:1: no Ray cluster answers there: .*refused"):
+        ray_cluster(num_actors=1).__enter__()
 
 
 def test_files_are_in_the_folder_of_temporary_files_unless_a_sockets_path_would_be_too_long(monkeypatch, caplog):

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.errors import UsageError
 from recipes.run_folder import RunFolder
 from rl_train.megatron.checkpoint_folder import TRACKER, latest_checkpoint
 from tests.recipes.running import SHARED_DATA, Run, recipe
@@ -52,6 +53,14 @@ def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(tmp_p
             pytest.fail("the signal was not heard")
 
     assert run_to_its_end("recipe", lambda: None, run) == code
+
+
+def test_what_the_user_can_mend_is_one_message_also_where_the_cluster_shows_it(capsys):
+    def run(_: None) -> None:
+        raise UsageError("1 GPU, 2 are needed")
+
+    assert run_to_its_end("recipe", lambda: None, run) == 2
+    assert capsys.readouterr().err == "recipe: 1 GPU, 2 are needed\n"
 
 
 @pytest.mark.slow

@@ -45,6 +45,10 @@ def test_a_configuration_and_advantages_need_no_torch_and_the_losses_get_it() ->
 def test_every_name_of_the_algorithms_is_there() -> None:
     import rl_train.algorithms as algorithms
 
+    assert sorted(algorithms.__all__) == [
+        *("AlgorithmConfig", "LinearLoss", "LossFunction", "LossInputs", "LossOutput", "PolicyLoss", "SFTLoss"),
+        *("compute_advantages", "make_loss", "sft_loss"),
+    ]
     assert all(hasattr(algorithms, name) for name in algorithms.__all__)
     assert algorithms.sft_loss is importlib.import_module("rl_train.algorithms.sft").sft_loss
     with pytest.raises(AttributeError, match="has no attribute 'Loss'"):
