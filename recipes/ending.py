@@ -80,11 +80,10 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
     try:
         with exit_on_usage_error(program):
             job = read()
-        try:
-            run(job)
-        except UsageError as error:
-            sys.stderr.write(f"{program}: {error}\n")
-            return EXIT_CODE
+        run(job)
+    except UsageError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return EXIT_CODE
     except Stopped as stopped:
         sys.stderr.write(f"{program}: {stopped}\n")
         return _STOPPED

@@ -1,7 +1,8 @@
 """The GRPO loop: draw and grade groups, train on their advantages, publish the weights, and evaluate now and then."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from recipes.bad_rows import tell_bad_rows
 from recipes.clock import PhaseClock
@@ -9,7 +10,7 @@ from recipes.config import EvalConfig
 from recipes.console import StepConsole
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.grpo.config import PROGRAM, GRPOJob, job_of, parse
-from recipes.grpo.eval_only import EvalJob, eval_job_of, run_evaluation
+from recipes.grpo.eval_only import eval_job_of, run_evaluation
 from recipes.grpo.evaluation import evaluate_set, open_eval_graders
 from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
@@ -24,19 +25,15 @@ from rl_weights import SyncError
 
 def main(argv: Sequence[str]) -> int:
     """Runs GRPO as the command line says; returns the exit code."""
-    return run_to_its_end(PROGRAM, lambda: _read(argv), _run)
+    return run_to_its_end(PROGRAM, lambda: _read(argv), lambda work: work())
 
 
-def _read(argv: Sequence[str]) -> GRPOJob | EvalJob:
+def _read(argv: Sequence[str]) -> Callable[[], None]:
+    """What the command line asks for, read and checked."""
     parsed = parse(argv)
-    return eval_job_of(parsed) if parsed.get(EvalConfig).eval_only else job_of(parsed)
-
-
-def _run(job: GRPOJob | EvalJob) -> None:
-    if isinstance(job, EvalJob):
-        run_evaluation(job)
-    else:
-        run(job)
+    if parsed.get(EvalConfig).eval_only:
+        return partial(run_evaluation, eval_job_of(parsed))
+    return partial(run, job_of(parsed))
 
 
 def run(job: GRPOJob) -> None:

@@ -3,15 +3,13 @@
 import os
 
 import pytest
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from recipes.config import TrainerPlacementConfig
 from recipes.errors import UsageError
 from recipes.seats import EngineSeat, check_room, seats_of_engines, take_seats
 
-ray = pytest.importorskip("ray")
-PlacementGroupSchedulingStrategy = pytest.importorskip(
-    "ray.util.scheduling_strategies"
-).PlacementGroupSchedulingStrategy
 pytestmark = pytest.mark.slow
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rl_data import FinishReason, PolicyVersion
 from rl_data.json import JsonValue
-from rl_rollout.engine import EnginePart, GenerateRequest, Generation, SamplingParams
+from rl_rollout.engine import EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import (
     EngineDeadlineError,
     EngineError,
@@ -435,26 +435,13 @@ class SGLangEngine:
             )
         return WireRequest(
             tokens=np.ascontiguousarray(request.tokens, np.int32).tobytes(),
-            sampling=_wire_sampling(sampling, request.seed),
+            sampling=WireSampling.of(sampling, request.seed),
             skip_special_tokens=sampling.skip_special_tokens,
         )
 
 
 def _wire(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
     return [(name, dtype, tuple(shape)) for name, dtype, shape in specs]
-
-
-def _wire_sampling(sampling: SamplingParams, seed: int) -> WireSampling:
-    return WireSampling(
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        sampling_seed=seed & (2**63 - 1),
-        min_new_tokens=sampling.min_new_tokens or None,
-        stop=list(sampling.stop) or None,
-        stop_token_ids=list(sampling.stop_token_ids) or None,
-    )
 
 
 def _from_wire(request: GenerateRequest, generation: WireGeneration, version: PolicyVersion) -> Generation:

@@ -4,6 +4,7 @@ Needs `pip install rl-rollout[http]`.
 """
 
 import asyncio
+import functools
 import importlib.util
 import json
 import secrets
@@ -373,6 +374,7 @@ class HTTPEngine:
         )
 
 
+@functools.cache  # every call would read the files of hundreds of authorities
 def _authorities() -> "ssl.SSLContext":
     """Whom to believe who a server is: the environment may name them (SSL_CERT_FILE), unlike a proxy."""
     import httpx

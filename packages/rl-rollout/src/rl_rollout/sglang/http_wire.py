@@ -5,8 +5,11 @@ import re
 import struct
 from collections.abc import Sequence
 
+import msgspec
+
 from rl_rollout.engine import SamplingParams
 from rl_rollout.errors import RolloutConfigError
+from rl_rollout.sglang.messages import WireSampling
 from rl_rollout.weights import TensorSpec, num_bytes_of
 
 _LAST_PORT = 65535
@@ -33,21 +36,8 @@ def base_url(address: str) -> str:
 
 def sampling_json(sampling: SamplingParams, seed: int) -> dict[str, object]:
     """SGLang's sampling parameters."""
-    wire: dict[str, object] = {
-        "max_new_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "sampling_seed": seed & (2**63 - 1),
-        "skip_special_tokens": sampling.skip_special_tokens,
-    }
-    if sampling.min_new_tokens:
-        wire["min_new_tokens"] = sampling.min_new_tokens
-    if sampling.stop:
-        wire["stop"] = list(sampling.stop)
-    if sampling.stop_token_ids:
-        wire["stop_token_ids"] = list(sampling.stop_token_ids)
-    return wire
+    wire = msgspec.to_builtins(WireSampling.of(sampling, seed))
+    return {**wire, "skip_special_tokens": sampling.skip_special_tokens}
 
 
 def safetensors_header(specs: Sequence[TensorSpec]) -> bytes:

@@ -8,9 +8,11 @@ import os
 import socket
 import struct
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
+
+from rl_rollout.engine import SamplingParams
 
 _HEADER = struct.Struct("<QB")
 
@@ -26,6 +28,20 @@ class WireSampling(msgspec.Struct, frozen=True, omit_defaults=True):
     min_new_tokens: int | None = None
     stop: list[str] | None = None
     stop_token_ids: list[int] | None = None
+
+    @classmethod
+    def of(cls, sampling: SamplingParams, seed: int) -> Self:
+        """What one response is drawn with."""
+        return cls(
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            sampling_seed=seed & (2**63 - 1),
+            min_new_tokens=sampling.min_new_tokens or None,
+            stop=list(sampling.stop) or None,
+            stop_token_ids=list(sampling.stop_token_ids) or None,
+        )
 
 
 class WireRequest(msgspec.Struct, frozen=True):
