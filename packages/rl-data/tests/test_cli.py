@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from rl_data import ConversationDataConfig, ConversationSource, PromptDataConfig, PromptSource, load_tokenizer
 from rl_data.cli import main
 from rl_data.rows import open_rows
-from rl_data.testing import tiny_tokenizer
+from rl_data.testing import CHATML_TEMPLATE, tiny_tokenizer
 
 Write = Callable[..., str]
 CONVERSATION = {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}
@@ -19,17 +20,147 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+TOOL_TEMPLATE = (
+    "{%- if tools %}{{- 'tools: ' + tools | map(attribute='name') | join(' ') + '<|im_end|>\\n' }}{%- endif %}"
+    "{%- if style %}{{- 'style: ' + style + '<|im_end|>\\n' }}{%- endif %}" + CHATML_TEMPLATE
+)
+"""Shows what a row has of its own."""
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tool_model")
+    tiny_tokenizer(folder, chat_template=TOOL_TEMPLATE)
+    return str(folder)
+
+
 def test_render_marks_the_trained_tokens(model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
-    path = write_jsonl([{"prompt": "first"}, CONVERSATION])
+    path = write_jsonl([{"conversations": []}, CONVERSATION])
+    assert main(["render", path, "--tokenizer", model, "--row", "1"]) == 2  # the first row tells the schema
+    assert "turn 0" not in capsys.readouterr().out
+    path = write_jsonl([CONVERSATION, CONVERSATION])
     assert main(["render", path, "--tokenizer", model, "--row", "1"]) == 0
     shown = capsys.readouterr()
     frame = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n{}4<|im_end|>{}\n"
     assert shown.out == frame.format("[[", "]]")
     assert shown.err == f"\n{path}:2: 26 tokens, 2 trained\n"
-    assert main(["render", path, "--tokenizer", model, "--row", "1", "--color", "always"]) == 0
+    assert main(["render", path, "--hf-checkpoint", model, "--row", "1", "--color", "always"]) == 0
     assert capsys.readouterr().out == frame.format("\033[32m", "\033[0m")
-    assert main(["render", path, "--tokenizer", model]) == 0
-    assert capsys.readouterr().out == "<|im_start|>user\nfirst<|im_end|>\n<|im_start|>assistant\n"
+
+
+def rows_with_own_fields(key: str, value: object) -> list[dict[str, object]]:
+    """One with tools and variables under the default keys, and one with them under others, as JSON text."""
+    tools, variables = [{"name": "add"}], {"style": "brief"}
+    return [
+        {key: value, "tools": tools, "chat_template_kwargs": variables},
+        {key: value, "functions": json.dumps(tools), "variables": json.dumps(variables), "tools": "none"},
+    ]
+
+
+OWN_FIELDS = "tools: add<|im_end|>\nstyle: brief<|im_end|>\n"
+OTHER_KEYS = ["--tool-key", "functions", "--chat-template-kwargs-key", "variables"]
+
+
+def test_a_conversation_is_rendered_with_its_own_tools_and_variables(
+    tool_model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    render = ["render", write_jsonl(rows_with_own_fields("turns", messages)), "--tokenizer", tool_model]
+    render += ["--input-key", "turns"]
+    text = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[[a<|im_end|>]]\n"
+    common = ["--apply-chat-template-kwargs", '{"style": "long"}']
+    assert main([*render, *common]) == 0
+    assert capsys.readouterr().out == OWN_FIELDS + text
+    assert main([*render, *common, "--row", "1"]) == 2
+    assert "rows.jsonl:2: key 'tools': expected a list of tool definitions" in capsys.readouterr().err
+    assert main([*render, "--row", "1", *OTHER_KEYS]) == 0
+    assert capsys.readouterr().out == OWN_FIELDS + text
+    assert main([*render, *OTHER_KEYS, *common]) == 0
+    assert capsys.readouterr().out == "style: long<|im_end|>\n" + text
+
+
+def test_a_prompt_is_rendered_as_raw_text_or_through_the_template_as_the_flags_say(
+    tool_model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    path = write_jsonl(rows_with_own_fields("prompt", "2+2?"))
+    render = ["render", path, "--tokenizer", tool_model, "--as", "prompts", "--input-key", "prompt"]
+    assert main(render) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("2+2?", f"\n{path}:1: 4 tokens, a prompt\n")
+    text = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    assert main([*render, "--apply-chat-template"]) == 0
+    assert capsys.readouterr().out == OWN_FIELDS + text
+    assert main([*render, "--apply-chat-template", "--row", "1", *OTHER_KEYS]) == 0
+    assert capsys.readouterr().out == OWN_FIELDS + text
+    assert main([*render, "--label-key", "label"]) == 2
+    assert f"{path}:1: expected key 'label'" in capsys.readouterr().err
+
+
+def test_a_prompt_with_earlier_answers_trains_nothing_and_ends_where_the_next_begins(
+    model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    path = write_jsonl([{"input": [{"role": role, "content": content} for role, content in turns]}])
+    assert main(["render", path, "--tokenizer", model, "--as", "prompts", "--apply-chat-template"]) == 0
+    assert capsys.readouterr().out == (
+        "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["conversations", "prompts"])
+def test_render_and_stats_give_the_tokens_that_training_reads(
+    kind: str, tool_model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    """Rows that fit, that are cut, that are dropped and that are bad, against the sources of the recipes."""
+    turns = [
+        [("user", "q" * length), ("assistant", "an answer")][: 2 if kind == "conversations" else 1]
+        for length in (3, 24, 90)
+    ]
+    rows = [
+        {"messages": [{"role": role, "content": content} for role, content in each], "tools": [{"name": "add"}]}
+        for each in turns
+    ]
+    path = write_jsonl([*rows, {"messages": "bad"} if kind == "conversations" else {"messages": 7}])
+    tokenizer = load_tokenizer(tool_model)
+    settings = {"prompt_data": path, "input_key": "messages", "on_bad_row": "skip", "max_bad_row_share": 1}
+    if kind == "conversations":
+        flags = ["--max-length", "60", "--on-long-conversation", "cut"]
+        settings |= {"max_length": 60, "on_long_conversation": "cut"}
+        source = ConversationSource(ConversationDataConfig(**settings), tokenizer)
+    else:
+        flags = ["--rollout-max-prompt-len", "70", "--on-long-prompt", "drop", "--apply-chat-template"]
+        settings |= {"rollout_max_prompt_len": 70, "apply_chat_template": True}
+        source = PromptSource(PromptDataConfig(**settings), tokenizer)
+    items = {int(item.group_id.removeprefix("0-")): item for item in source.next_batch(2)}
+    assert list(items) == [0, 1]
+    command = [path, "--tokenizer", tool_model, "--as", kind, "--input-key", "messages", *flags]
+    for row, item in items.items():
+        assert main(["render", *command, "--row", str(row)]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.replace("[[", "").replace("]]", "") == tokenizer.decode(item.tokens.tolist())
+        if kind == "conversations":
+            trained = "".join(part.split("]]")[0] for part in shown.out.split("[[")[1:])
+            assert trained == tokenizer.decode(item.tokens[item.loss_mask].tolist())
+    assert main(["render", *command, "--row", "2"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"dropped: {path}:3: ")
+    assert main(["render", *command, "--row", "3"]) == 2
+    assert f"{path}:4: key 'messages': expected" in capsys.readouterr().err
+    assert main(["stats", *command, "--on-bad-row", "skip", "--max-bad-row-share", "0.25"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    lengths = sorted(len(item.tokens) for item in items.values())
+    assert [stats["lengths"]["tokens"][name] for name in ("min", "max")] == lengths
+    training = stats["training"]
+    num_cut = 1 if kind == "conversations" else 0
+    assert [training[f"num_{name}"] for name in ("rows", "dropped", "cut", "bad")] == [2, 1, num_cut, 1]
+    assert training["dropped"][0].startswith(f"{path}:3: ")
+    if kind == "conversations":
+        most = max(item.num_loss_tokens for item in items.values())
+        assert stats["lengths"]["trained_tokens"]["max"] == most
+        assert training["cut"][0].endswith("tokens, cut to at most 60")
+    else:
+        assert "trained_tokens" not in stats["lengths"]
 
 
 def test_grade_prints_a_line_for_each_row(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
@@ -56,19 +187,47 @@ def test_stats_count_rows_keys_roles_and_duplicates(
     path = write_jsonl([CONVERSATION, CONVERSATION, "nonsense", {"prompt": "abc", "label": "d"}, {"text": "e"}])
     picture = tmp_path / "lengths.svg"
     words = ["stats", path, "--tokenizer", model, "--histogram", str(picture)]
-    assert main([*words, "--on-bad-row", "skip", "--max-bad-row-share", "0.4"]) == 0
+    assert main([*words, "--on-bad-row", "skip", "--max-bad-row-share", "0.6"]) == 0
     shown = capsys.readouterr()
     stats = json.loads(shown.out)
-    assert (stats["num_rows"], stats["num_bad_rows"], stats["num_unrendered_rows"]) == (4, 1, 2)
+    assert (stats["num_rows"], stats["num_bad_rows"]) == (4, 1)
+    # Of the bad rows one is no JSON, and two are no conversations.
+    assert (stats["training"]["num_rows"], stats["training"]["num_bad"]) == (2, 3)
     assert stats["bad_rows"][0].startswith(f"{path}:3: not valid JSON")
     assert (stats["num_duplicates"], stats["duplicates"]) == (1, [f"{path}:2"])
     assert stats["keys"] == {"conversations": 2, "prompt": 1, "label": 1, "text": 1}
     assert stats["roles"] == {"human": 2, "gpt": 2}
     assert (stats["messages"]["min"], stats["messages"]["max"]) == (0, 2)
-    assert stats["lengths"]["characters"]["max"] == len("human2+2?gpt4")
-    assert stats["lengths"]["tokens"]["max"] > stats["lengths"]["tokens"]["min"] > 0
+    assert stats["lengths"]["tokens"]["max"] == stats["lengths"]["tokens"]["min"] == 26
+    assert stats["lengths"]["trained_tokens"]["max"] == 2
     assert "tokens in a row" in shown.err
     assert picture.read_text().startswith("<svg ")
+
+
+def test_stats_count_characters_of_content_and_none_of_roles(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "four", "name": "calculator"}]
+    rows = [CONVERSATION, {"messages": messages, "label": "4"}, {"prompt": "a text", "label": "4"}]
+    assert main(["stats", write_jsonl(rows)]) == 0
+    shown = capsys.readouterr()
+    lengths = json.loads(shown.out)["lengths"]["characters"]
+    assert (lengths["min"], lengths["p50"], lengths["max"]) == (len("2+2?4"), len("a text4"), len("2+2?four"))
+    assert shown.err.startswith("characters of content in a row\n")
+    path = write_jsonl([{"prompt": "a text", "label": "4"}, {"text": "no prompt"}])
+    assert main(["stats", path, "--input-key", "prompt"]) == 2
+    assert f"{path}:2: expected key 'prompt', found keys ['text']" in capsys.readouterr().err
+    assert main(["stats", path, "--input-key", "prompt", "--on-bad-row", "skip", "--max-bad-row-share", "0.5"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert (stats["num_rows"], stats["num_bad_rows"]) == (1, 1)
+    assert stats["lengths"]["characters"]["max"] == len("a text")
+
+
+def test_stats_of_which_no_row_is_left_for_training_say_so(
+    model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    path = write_jsonl([CONVERSATION])
+    assert main(["stats", path, "--tokenizer", model, "--max-length", "25"]) == 2
+    message = f"none of 1 rows is left: 1 dropped; such as {path}:1: 26 tokens, at most 25 are wanted"
+    assert message in capsys.readouterr().err
 
 
 def test_prepare_makes_messages_in_parquet(tmp_path: Path, write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
@@ -129,10 +288,24 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
     tmp_path: Path, model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
 ):
     path = write_jsonl([{"response": "Answer: 4"}])
+    render, nowhere = ["render", path, "--tokenizer", model], tmp_path / "no" / "lengths.svg"
     for command, message in (
         (["stats", str(tmp_path / "no.jsonl")], "expected a file, a folder or a pattern, found nothing"),
         (["render", path, "--tokenizer", model, "--row", "7"], "expected a row in [0, 1), got 7"),
-        (["render", path, "--tokenizer", model], f"{path}:1: expected one of the keys messages,"),
+        (render, f"{path}:1: expected key 'messages', found keys ['response'] (read as a conversation; prompts need"),
+        ([*render, "--as", "conversations"], f"{path}:1: expected key 'messages', found keys ['response']\n"),
+        ([*render, "--as", "prompts"], f"{path}:1: expected key 'input', found keys ['response']\n"),
+        ([*render, "--apply-chat-template"], "--apply-chat-template: conversations are not read by it; prompts need"),
+        ([*render, "--as", "prompts", "--max-length", "9"], "--max-length: prompts are not read by it"),
+        (
+            [*render, "--as", "prompts", "--apply-chat-template-kwargs", '{"a": 1}'],
+            "--apply-chat-template-kwargs has no effect on prompts without --apply-chat-template",
+        ),
+        (["stats", path, "--max-length", "9"], "--max-length: it has no effect without --tokenizer"),
+        (["stats", path, "--as", "prompts"], "--as prompts: it has no effect without --tokenizer"),
+        (["stats", path, "--histogram", str(nowhere)], f"--histogram {nowhere}: expected a folder {nowhere.parent}"),
+        (["stats", path, "--histogram", "a.png"], "--histogram a.png: expected a name that ends in .svg"),
+        (["prepare", "openhermes", path, "--to", "rows"], "--to rows: expected a name that ends in .parquet"),
         (["render", path, "--tokenizer", str(tmp_path / "no")], "expected a folder with a tokenizer"),
         (["grade", path, "--rm-type", "dapo"], f"{path}:1: rm-type dapo: expected a label to compare"),
         (["grade", path, "--rm-type", "custom"], "--rm-type custom: --custom-rm-path is missing"),

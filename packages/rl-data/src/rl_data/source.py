@@ -111,6 +111,10 @@ class Source[Item](ABC):
         """Number of rows of one epoch, those that will be left out included."""
         return len(self._rows)
 
+    def where(self, row: int) -> str:
+        """How messages name a row: file and line, or row and row group."""
+        return self._rows.where(row)
+
     @property
     def epoch(self) -> int:
         """How many times every row has been read."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
-from rl_data.rows import RowFile
+from rl_data.messages import require_key
+from rl_data.rows import RowFile, located
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 _NUM_NAMED = 10
@@ -21,7 +22,7 @@ class DataStats:
     """Counts over the rows of a data set."""
 
     num_rows: int
-    """Those that are JSON objects."""
+    """Those that are not bad."""
     num_bad_rows: int
     bad_rows: Sequence[str]
     """Where the first ten are, and what is wrong with them."""
@@ -36,14 +37,19 @@ class DataStats:
     messages: Mapping[str, int]
     """Messages in a row: the least, the quantiles, the most."""
     lengths: Sequence[int]
-    """[N] characters of text in each row."""
+    """[N] characters of content in each row.
+
+    Of messages that is what stands under `content` or `value`, and nothing of their role names; of a row without
+    messages every text, at whatever depth.
+    """
 
 
-def data_stats(rows: RowFile, *, max_bad_rows: float = 0.0) -> DataStats:
+def data_stats(rows: RowFile, *, max_bad_rows: float = 0.0, input_key: str | None = None) -> DataStats:
     """Reads every row once; about 150 bytes a row are held, for duplicates and lengths.
 
     Args:
-        max_bad_rows: how many rows that are no JSON objects are let pass.
+        max_bad_rows: how many rows that are no JSON objects, or lack `input_key`, are let pass.
+        input_key: messages and lengths are those under this key alone; None: of the whole row.
 
     Raises:
         DataError: at a bad row, if that is one too many.
@@ -56,9 +62,15 @@ def data_stats(rows: RowFile, *, max_bad_rows: float = 0.0) -> DataStats:
             raise error
 
     for index, row in rows.rows(note_bad):
-        counts.add(index, row)
+        try:
+            with located(rows, index):
+                content = row if input_key is None else {input_key: require_key(row, input_key)}
+        except DataError as error:
+            note_bad(index, error)
+        else:
+            counts.add(index, row, content)
     if not counts.lengths:
-        raise DataError(f"none of {len(rows)} rows is a JSON object; the first: {counts.bad_rows[0]}")
+        raise DataError(f"none of {len(rows)} rows can be counted; the first: {counts.bad_rows[0]}")
     return DataStats(
         num_rows=len(counts.lengths),
         num_bad_rows=len(counts.bad_rows),
@@ -87,7 +99,8 @@ class _Counts:
         self.messages: list[int] = []
         self.lengths: list[int] = []
 
-    def add(self, index: int, row: dict[str, JsonValue]) -> None:
+    def add(self, index: int, row: dict[str, JsonValue], content: dict[str, JsonValue]) -> None:
+        """Counts a row, of which `content` holds the messages or the texts."""
         digest = hashlib.blake2b(self._encoder.encode(row), digest_size=16).digest()
         if digest in self._seen:
             self.num_duplicates += 1
@@ -95,10 +108,11 @@ class _Counts:
                 self.duplicates.append(self._rows.where(index))
         self._seen.add(digest)
         self.keys.update(row.keys())
-        roles = [role for value in row.values() for role in _roles(value)]
-        self.roles.update(roles)
-        self.messages.append(len(roles))
-        self.lengths.append(sum(_num_chars(value) for value in row.values()))
+        messages = [message for value in content.values() for message in _messages(value)]
+        self.roles.update(str(message.get("role", message.get("from"))) for message in messages)
+        self.messages.append(len(messages))
+        texts = [message.get("content", message.get("value")) for message in messages]
+        self.lengths.append(sum(_num_chars(text) for text in (texts if messages else content.values())))
 
 
 def quantiles(lengths: Sequence[int]) -> dict[str, int]:
@@ -107,12 +121,11 @@ def quantiles(lengths: Sequence[int]) -> dict[str, int]:
     return dict(zip(("min", "p50", "p90", "p99", "max"), (int(value) for value in values), strict=True))
 
 
-def _roles(value: JsonValue) -> list[str]:
-    """Roles of the messages in a value, none if it holds no messages."""
+def _messages(value: JsonValue) -> list[dict[str, JsonValue]]:
+    """The messages in a value, none if it holds no messages."""
     if not isinstance(value, list):
         return []
-    messages = [message for message in value if isinstance(message, dict)]
-    return [str(message.get("role", message.get("from"))) for message in messages if message.keys() & {"role", "from"}]
+    return [message for message in value if isinstance(message, dict) and message.keys() & {"role", "from"}]
 
 
 def _num_chars(value: JsonValue) -> int:

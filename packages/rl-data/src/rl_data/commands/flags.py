@@ -1,11 +1,14 @@
-"""Flags that several commands share."""
+"""Flags that several commands share. Those that say what training makes of a row are named as the recipes' own."""
 
 import argparse
+import dataclasses
 import json
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-from rl_data.commands.rendering import KEYS
+from rl_data.conversations import ConversationDataConfig
 from rl_data.json import JsonValue
+from rl_data.prompts import PromptDataConfig
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
@@ -30,6 +33,17 @@ def open_source(arguments: argparse.Namespace) -> RowFile:
     return RowChain(parts) if len(parts) > 1 else parts[0]
 
 
+def add_tokenizer(parser: argparse.ArgumentParser, *, is_required: bool, more: str = "") -> None:
+    """Whose tokens and chat template are used."""
+    parser.add_argument(
+        "--tokenizer",
+        "--hf-checkpoint",
+        required=is_required,
+        metavar="DIR",
+        help="model folder with a tokenizer" + more,
+    )
+
+
 def add_bad_rows(parser: argparse.ArgumentParser) -> None:
     """What becomes of bad rows."""
     parser.add_argument(
@@ -50,15 +64,28 @@ def max_bad_rows(arguments: argparse.Namespace, num_rows: int) -> float:
 
 
 def add_rendering(parser: argparse.ArgumentParser) -> None:
-    """How rows are rendered."""
-    parser.add_argument("--input-key", help=f"key of the messages; default: the first there is of {', '.join(KEYS)}")
+    """What training makes of a row. Flags that are not given are None: `rendering.open_training` reads them."""
     parser.add_argument(
-        "--apply-chat-template-kwargs",
-        type=_json_object,
-        default={},
-        metavar="JSON",
-        help='variables for the chat template, such as {"enable_thinking": false}',
+        "--as",
+        dest="kind",
+        choices=("conversations", "prompts"),
+        help="what training takes the rows for: conversations, as SFT does, of which the assistant's turns are "
+        "trained, or prompts, as GRPO does (default: conversations)",
     )
+    parser.add_argument(
+        "--input-key",
+        metavar="KEY",
+        help="key of the messages or the prompt (default: messages, or else conversations; of prompts: input)",
+    )
+    for title, config, flags in (
+        ("of both", PromptDataConfig, BOTH),
+        ("of conversations", ConversationDataConfig, OF_CONVERSATIONS),
+        ("of prompts", PromptDataConfig, OF_PROMPTS),
+    ):
+        group = parser.add_argument_group(title)
+        helps = {field.name: str(field.metadata["help"]) for field in dataclasses.fields(config)}
+        for name, how in flags.items():
+            group.add_argument("--" + name.replace("_", "-"), default=None, help=helps[name], **how)
 
 
 def _share(text: str) -> float:
@@ -79,3 +106,29 @@ def _json_object(text: str) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, got {text}")
     return cast("dict[str, JsonValue]", value)
+
+
+def _num_tokens(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of tokens above 0, got {text}")
+    return value
+
+
+# Fields of the configurations, and how argparse reads them.
+BOTH: Mapping[str, Mapping[str, Any]] = {
+    "tool_key": {"metavar": "KEY"},
+    "apply_chat_template_kwargs": {"type": _json_object, "metavar": "JSON"},
+    "chat_template_kwargs_key": {"metavar": "KEY"},
+}
+OF_CONVERSATIONS: Mapping[str, Mapping[str, Any]] = {
+    "max_length": {"type": _num_tokens, "metavar": "NUM"},
+    "on_long_conversation": {"choices": ("drop", "cut")},
+}
+OF_PROMPTS: Mapping[str, Mapping[str, Any]] = {
+    "apply_chat_template": {"action": "store_true"},
+    "label_key": {"metavar": "KEY"},
+    "metadata_key": {"metavar": "KEY"},
+    "rollout_max_prompt_len": {"type": _num_tokens, "metavar": "NUM"},
+    "on_long_prompt": {"choices": ("drop", "cut")},
+}

@@ -7,6 +7,7 @@ from typing import cast
 
 from rl_data.commands.flags import add_bad_rows, add_source, max_bad_rows, open_source
 from rl_data.commands.good_rows import GoodRows
+from rl_data.errors import DataError
 from rl_data.prepare import PreparedRow, openhermes_row, write_parquet
 
 
@@ -24,8 +25,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file, whole or not at all, and says on standard error what is in it."""
-    rows = open_source(arguments)
     to = cast("Path", arguments.to)
+    if to.suffix != ".parquet":
+        raise DataError(f"--to {to}: expected a name that ends in .parquet, by which it is read again")
+    rows = open_source(arguments)
     good: GoodRows[PreparedRow] = GoodRows(rows, openhermes_row, max_bad_rows=max_bad_rows(arguments, len(rows)))
     counts = write_parquet((row for _, row in good), to)
     roles = ", ".join(f"{count:,} of {role}" for role, count in sorted(counts.roles.items()))

@@ -1,13 +1,13 @@
-"""`rl-data render`: a row as text, the trained tokens in colour."""
+"""`rl-data render`: a row as training sees it, the trained tokens in colour."""
 
 import argparse
 import itertools
 import sys
 
-from rl_data.commands.flags import add_rendering, add_source, open_source
-from rl_data.commands.rendering import RowRenderer
+from rl_data.commands.flags import add_rendering, add_source, add_tokenizer
+from rl_data.commands.rendering import open_training
 from rl_data.errors import DataError
-from rl_data.rows import located
+from rl_data.source import RowFate
 from rl_data.tokenizer import load_tokenizer
 
 _GREEN, _PLAIN = "\033[32m", "\033[0m"
@@ -16,7 +16,7 @@ _GREEN, _PLAIN = "\033[32m", "\033[0m"
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
     add_source(parser)
-    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="model folder with a tokenizer")
+    add_tokenizer(parser, is_required=True)
     parser.add_argument("--row", type=int, default=0, help="number of the row, from 0")
     parser.add_argument(
         "--color",
@@ -28,15 +28,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the row to standard output, and the number of tokens to standard error."""
-    rows = open_source(arguments)
+    """Writes the row to standard output, and the number of tokens, and what was left out, to standard error."""
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    rows = open_training(arguments, tokenizer)
     if not 0 <= arguments.row < len(rows):
         raise DataError(f"{', '.join(arguments.source)}: expected a row in [0, {len(rows)}), got {arguments.row}")
-    tokenizer = load_tokenizer(arguments.tokenizer, needs_chat_template=True)
-    renderer = RowRenderer(tokenizer, input_key=arguments.input_key, arguments=arguments.apply_chat_template_kwargs)
-    row = rows.row(arguments.row)
-    with located(rows, arguments.row):
-        tokens, mask = renderer.render(row)
+    tokens, mask, note = rows.render(arguments.row)
     is_green = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())
     opening, closing = (_GREEN, _PLAIN) if is_green else ("[[", "]]")
     pairs = zip(tokens.tolist(), mask.tolist(), strict=True)
@@ -44,4 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
         text = tokenizer.decode([token for token, _ in run_of_tokens])
         sys.stdout.write(f"{opening}{text}{closing}" if is_trained else text)
     sys.stdout.flush()
-    sys.stderr.write(f"\n{rows.where(arguments.row)}: {len(tokens)} tokens, {int(mask.sum())} trained\n")
+    if note is None or note.fate is not RowFate.DROPPED:
+        trained = "a prompt" if arguments.kind == "prompts" else f"{int(mask.sum())} trained"
+        sys.stderr.write(f"\n{rows.where(arguments.row)}: {len(tokens)} tokens, {trained}\n")
+    if note is not None:
+        sys.stderr.write(f"{note.fate}: {note.message}\n")

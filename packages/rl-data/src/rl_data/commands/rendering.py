@@ -1,62 +1,149 @@
-"""Rows of any schema as a model sees them."""
+"""Rows as training sees them: what the sources make of them that the recipes read with."""
 
-from collections.abc import Mapping
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_data.chat import render_text
+from rl_data.commands.flags import BOTH, OF_CONVERSATIONS, OF_PROMPTS
+from rl_data.conversations import ConversationDataConfig, ConversationSource
 from rl_data.errors import DataError
-from rl_data.fields import template_arguments, tools_field
-from rl_data.json import JsonValue
-from rl_data.messages import Message, check_messages, check_turns, has_turns, require_key
-from rl_data.renderers import Renderers
+from rl_data.order import RowReference
+from rl_data.prompts import PromptDataConfig, PromptSource
+from rl_data.sample import Sample
+from rl_data.source import RowFate, RowNote
 from rl_data.tokenizer import Tokenizer
 
-KEYS = ("messages", "conversations", "prompt", "input")
-"""Where the messages of a row are looked for, if no key is given."""
+_NUM_NAMED = 10
 
 
-class RowRenderer:
-    """Renders prompts, as text or messages, and conversations of both schemas.
+class RenderedRow(NamedTuple):
+    """What training makes of a row. T = tokens."""
+
+    tokens: NDArray[np.int32]
+    """[T] empty where the row is left out."""
+    loss_mask: NDArray[np.bool_]
+    """[T] True on what is trained: a conversation's answers, nothing of a prompt."""
+    note: RowNote | None
+    """Why the row is left out, or that it is cut."""
+
+
+class TrainingRows:
+    """The rows of a source, as training sees them.
 
     Args:
-        tokenizer: one with a chat template.
-        input_key: of the messages or the text; the first of `KEYS` that a row has if None.
-        arguments: variables of the chat template; a row's own, under `chat_template_kwargs`, win over them.
+        source: what a recipe would read.
+        hint: what ends the message about a bad row.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, input_key: str | None = None, arguments: Mapping[str, JsonValue] | None = None
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._renderers = Renderers(tokenizer)
-        self._input_key = input_key
-        self._arguments = arguments or {}
+    def __init__(self, source: ConversationSource | PromptSource, *, hint: str = "") -> None:
+        self._source = source
+        self._hint = hint
+        self.counts: Counter[RowFate] = Counter()
+        """Rows that were left out or cut so far, by `lengths`."""
+        self.notes: Mapping[RowFate, list[str]] = {fate: [] for fate in RowFate}
+        """Where the first ten of each are, and why."""
 
-    def render(self, row: Mapping[str, JsonValue]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """[T] tokens of a row and [T] whether they would be trained: a conversation's answers, nothing of a prompt.
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._source)
+
+    def where(self, row: int) -> str:
+        """How messages name a row."""
+        return self._source.where(row)
+
+    def render(self, row: int) -> RenderedRow:
+        """What becomes of a row.
 
         Raises:
-            DataError: if the row is neither a prompt nor a conversation, or the chat template refuses it.
+            DataError: if the row is bad.
         """
-        messages = self._messages(row)
-        tools = tools_field(row, "tools")
-        arguments = template_arguments(row, "chat_template_kwargs", self._arguments)
-        if any(message["role"] == "assistant" for message in messages):
-            rendered = self._renderers.of(arguments).render(messages, tools=tools)
-            return rendered.tokens, rendered.loss_mask
-        text = render_text(
-            self._tokenizer, messages, tools=tools, add_generation_prompt=True, template_arguments=arguments
-        )
-        tokens = np.array(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
-        return tokens, np.zeros(len(tokens), dtype=np.bool_)
+        rendered = self._made(row)
+        if rendered.note is not None and rendered.note.fate is RowFate.BAD:
+            raise DataError(rendered.note.message + self._hint)
+        return rendered
 
-    def _messages(self, row: Mapping[str, JsonValue]) -> list[Message]:
-        key = self._input_key or next((key for key in KEYS if key in row), None)
-        if key is None:
-            raise DataError(f"expected one of the keys {', '.join(KEYS)}, found keys {sorted(row)}")
-        value = require_key(row, key)
-        if isinstance(value, str):
-            return [{"role": "user", "content": value}]
-        return check_turns(value, key=key) if has_turns(value) else check_messages(value, key=key)
+    def lengths(self, *, max_bad_rows: float) -> Iterator[tuple[int, int]]:
+        """Number of tokens, and of trained tokens, of each row that is not left out; the others are counted.
+
+        Raises:
+            DataError: at a bad row that is one too many; if every row is left out.
+        """
+        num_given = 0
+        for row in range(len(self)):
+            rendered = self._made(row)
+            if rendered.note is not None:
+                self._count(rendered.note, max_bad_rows)
+            if len(rendered.tokens):
+                num_given += 1
+                yield len(rendered.tokens), int(rendered.loss_mask.sum())
+        if num_given == 0:
+            reasons = ", ".join(f"{count} {fate}" for fate, count in self.counts.items())
+            last = next(notes[-1] for notes in self.notes.values() if notes)
+            raise DataError(f"none of {len(self)} rows is left: {reasons}; such as {last}{self._hint}")
+
+    def _made(self, row: int) -> RenderedRow:
+        made = self._source.made(RowReference(epoch=0, row=row))
+        item = made.item
+        tokens = np.zeros(0, dtype=np.int32) if item is None else item.tokens
+        loss_mask = item.loss_mask if isinstance(item, Sample) else np.zeros(len(tokens), dtype=np.bool_)
+        return RenderedRow(tokens, loss_mask, made.note)
+
+    def _count(self, note: RowNote, max_bad_rows: float) -> None:
+        self.counts[note.fate] += 1
+        if len(self.notes[note.fate]) < _NUM_NAMED:
+            self.notes[note.fate].append(note.message)
+        num_bad = self.counts[RowFate.BAD]
+        if note.fate is RowFate.BAD and num_bad > max_bad_rows:
+            if num_bad == 1:
+                raise DataError(note.message + self._hint)
+            raise DataError(
+                f"{num_bad} of {len(self)} rows are bad, more than let pass; the last: {note.message}{self._hint}"
+            )
+
+
+def open_training(arguments: argparse.Namespace, tokenizer: Tokenizer) -> TrainingRows:
+    """The rows that the flags name, read as they say.
+
+    Raises:
+        DataError: if flags do not go together, the data is missing or empty, or the chat template is of no use.
+    """
+    # A first row that is no JSON object is named when it is asked for, not when another one is.
+    reading = {"prompt_data": tuple(arguments.source), "num_data_workers": 0, "on_bad_row": "skip"}
+    given = {**reading, **_given(arguments, ("input_key", *BOTH))}
+    of_conversations, of_prompts = _given(arguments, OF_CONVERSATIONS), _given(arguments, OF_PROMPTS)
+    if arguments.kind == "prompts":
+        _refuse(of_conversations, "prompts are not read by it; conversations are read without --as prompts")
+        if "apply_chat_template_kwargs" in given and "apply_chat_template" not in of_prompts:
+            raise DataError("--apply-chat-template-kwargs has no effect on prompts without --apply-chat-template")
+        return TrainingRows(PromptSource(PromptDataConfig(**given, **of_prompts), tokenizer))
+    _refuse(of_prompts, "conversations are not read by it; prompts need --as prompts")
+    hint = "" if arguments.kind else " (read as a conversation; prompts need --as prompts)"
+    source = ConversationSource(ConversationDataConfig(**given, **of_conversations), tokenizer)
+    return TrainingRows(source, hint=hint)
+
+
+def require_tokenizer(arguments: argparse.Namespace) -> None:
+    """Does nothing if there is a tokenizer, or no flag that asks for one.
+
+    Raises:
+        DataError: naming the first flag that has no effect without.
+    """
+    if arguments.tokenizer is None:
+        if arguments.kind:
+            raise DataError(f"--as {arguments.kind}: it has no effect without --tokenizer")
+        _refuse(_given(arguments, (*BOTH, *OF_CONVERSATIONS, *OF_PROMPTS)), "it has no effect without --tokenizer")
+
+
+def _given(arguments: argparse.Namespace, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the fields whose flags are given."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _refuse(given: Mapping[str, Any], reason: str) -> None:
+    for name in given:
+        raise DataError(f"--{name.replace('_', '-')}: {reason}")

@@ -8,11 +8,18 @@ from typing import cast
 
 import msgspec
 
-from rl_data.commands.flags import add_bad_rows, add_rendering, add_source, max_bad_rows, open_source
-from rl_data.commands.good_rows import GoodRows
-from rl_data.commands.rendering import RowRenderer
+from rl_data.commands.flags import (
+    add_bad_rows,
+    add_rendering,
+    add_source,
+    add_tokenizer,
+    max_bad_rows,
+    open_source,
+)
+from rl_data.commands.rendering import TrainingRows, open_training, require_tokenizer
 from rl_data.errors import DataError
 from rl_data.histogram import as_svg, as_text, histogram_of
+from rl_data.source import RowFate
 from rl_data.stats import data_stats, quantiles
 from rl_data.tokenizer import load_tokenizer
 
@@ -20,7 +27,7 @@ from rl_data.tokenizer import load_tokenizer
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
     add_source(parser)
-    parser.add_argument("--tokenizer", metavar="DIR", help="model folder; lengths are in tokens of the rendered rows")
+    add_tokenizer(parser, is_required=False, more="; lengths are then in tokens of what training makes of a row")
     parser.add_argument("--histogram", type=Path, metavar="FILE.svg", help="where to write a picture of the lengths")
     add_rendering(parser)
     add_bad_rows(parser)
@@ -29,27 +36,49 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes counts as JSON to standard output, and a histogram in letters to standard error."""
     picture = cast("Path | None", arguments.histogram)
-    if picture is not None and picture.suffix != ".svg":
-        raise DataError(f"--histogram {picture}: expected a name that ends in .svg")
+    if picture is not None:
+        _check_picture(picture)
+    require_tokenizer(arguments)
+    training = open_training(arguments, load_tokenizer(arguments.tokenizer)) if arguments.tokenizer else None
     rows = open_source(arguments)
     most_bad = max_bad_rows(arguments, len(rows))
-    counts = data_stats(rows, max_bad_rows=most_bad)
+    counts = data_stats(rows, max_bad_rows=most_bad, input_key=arguments.input_key)
     shown: dict[str, object] = asdict(counts)
-    lengths, unit = list(counts.lengths), "characters"
-    shown["lengths"] = {unit: quantiles(lengths)}
-    if arguments.tokenizer:
-        renderer = RowRenderer(
-            load_tokenizer(arguments.tokenizer, needs_chat_template=True),
-            input_key=arguments.input_key,
-            arguments=arguments.apply_chat_template_kwargs,
-        )
-        rendered = GoodRows(rows, lambda row: len(renderer.render(row)[0]), max_bad_rows=most_bad)
-        lengths, unit = [length for _, length in rendered], "tokens"
-        shown["num_unrendered_rows"] = rendered.num_bad
-        shown["lengths"] = {"characters": quantiles(counts.lengths), unit: quantiles(lengths)}
+    lengths, unit = list(counts.lengths), "characters of content"
+    shown_lengths = {"characters": quantiles(lengths)}
+    if training is not None:
+        pairs = list(training.lengths(max_bad_rows=most_bad))
+        lengths, unit = [num_tokens for num_tokens, _ in pairs], "tokens"
+        shown_lengths[unit] = quantiles(lengths)
+        if arguments.kind != "prompts":
+            shown_lengths["trained_tokens"] = quantiles([num_trained for _, num_trained in pairs])
+        shown["training"] = _left_out(training, num_rows=len(pairs))
+    shown["lengths"] = shown_lengths
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
     histogram = histogram_of(lengths)
     sys.stderr.write(f"{unit} in a row\n{as_text(histogram)}\n")
     if picture is not None:
         title = f"{', '.join(arguments.source)}: {len(lengths):,} rows, median {quantiles(lengths)['p50']:,} {unit}"
-        picture.write_text(as_svg(histogram, title=title, unit=f"{unit} in a row"), encoding="utf-8")
+        _write_picture(picture, as_svg(histogram, title=title, unit=f"{unit} in a row"))
+
+
+def _left_out(training: TrainingRows, *, num_rows: int) -> dict[str, object]:
+    """How many rows training gets, and which it does not, or not whole."""
+    left_out: dict[str, object] = {"num_rows": num_rows}
+    for fate in RowFate:
+        left_out |= {f"num_{fate}": training.counts[fate], fate.value: training.notes[fate]}
+    return left_out
+
+
+def _check_picture(picture: Path) -> None:
+    if picture.suffix != ".svg":
+        raise DataError(f"--histogram {picture}: expected a name that ends in .svg")
+    if not picture.parent.is_dir():
+        raise DataError(f"--histogram {picture}: expected a folder {picture.parent}, found none")
+
+
+def _write_picture(picture: Path, text: str) -> None:
+    try:
+        picture.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--histogram {picture}: cannot be written: {error.strerror or error}") from error
