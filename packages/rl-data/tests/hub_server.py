@@ -22,6 +22,7 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self, repos: Mapping[str, Mapping[str, bytes]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos = {name: dict(files) for name, files in repos.items()}
+        self.commit = COMMIT
         self.requests: list[tuple[str, str, str | None]] = []
         """Method, path and Range of every request."""
         self.fails_after: int | None = None
@@ -77,18 +78,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RepoNotFound")
         elif repo in self.server.gated:
             self.refuse(403, "GatedRepo")
-        elif revision not in (None, "main", COMMIT):
+        elif revision not in (None, "main", self.server.commit):
             self.refuse(404, "RevisionNotFound")
         else:
             siblings = [_described(path, content) for path, content in self.server.repos[repo].items()]
-            self.send(200, json.dumps({"id": repo.partition("/")[2], "sha": COMMIT, "siblings": siblings}).encode())
+            description = {"id": repo.partition("/")[2], "sha": self.server.commit, "siblings": siblings}
+            self.send(200, json.dumps(description).encode())
 
     def resolve(self, repo: str, path: str) -> None:
         content = self.server.repos.get(repo, {}).get(path)
         if content is None:
             self.refuse(404, "EntryNotFound")
         elif len(content) >= LARGE_BYTES:
-            self.send(302, b"", {"Location": f"/cdn/{repo}/{path}", "X-Repo-Commit": COMMIT})
+            self.send(302, b"", {"Location": f"/cdn/{repo}/{path}", "X-Repo-Commit": self.server.commit})
         else:
             self.send_content(repo, path)
 
@@ -99,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         first = 0
         if (wanted := self.headers.get("Range")) is not None:
             first = int(wanted.removeprefix("bytes=").rstrip("-"))
-        headers = {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": COMMIT}
+        headers = {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": self.server.commit}
         if first:
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         limit = self.server.fails_after

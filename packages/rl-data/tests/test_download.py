@@ -74,15 +74,22 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator["hub_server.HubServer"]:
         yield server
 
 
-@pytest.mark.slow
-def test_a_hub_data_set_is_read_through_datasets_and_kept(tmp_path: Path):
-    """In a process of its own, for the hub's address is read when the library is imported."""
-    pytest.importorskip("datasets")
-    program = """
-import sys
+READ_FROM_HUB = """
+import json, sys
 from rl_data import DataError
+from rl_data.order import RowCursor
 from rl_data.rows import open_rows
 
+state_at = sys.argv.pop(1)
+rows = open_rows("hub:some/questions")
+cursor = RowCursor(rows, name="rows", shuffle=True, seed=1)
+if rows.row(0)["label"] == "1" and len(rows) > 30:  # it has grown
+    cursor.load_state_dict(json.load(open(state_at)))
+    print([cursor.advance().row for _ in range(18)], len({cursor.advance().row for _ in range(len(rows))}))
+    sys.exit()
+[cursor.advance() for _ in range(12)]
+json.dump(cursor.state_dict(), open(state_at, "w"))
+print([cursor.advance().row for _ in range(18)])
 rows = open_rows("hub:some/questions@[5:20]")
 print(len(rows), rows.row(0), len(open_rows("hub:some/questions?split=test")), rows.where(0).rpartition("/")[2])
 for bad in sys.argv[1:]:
@@ -91,17 +98,30 @@ for bad in sys.argv[1:]:
     except DataError as error:
         print(str(error).partition("\\n")[0])
 """
+
+
+@pytest.mark.slow
+def test_a_hub_data_set_is_read_through_datasets_and_kept(tmp_path: Path):
+    """In a process of its own, for the hub's address is read when the library is imported."""
+    pytest.importorskip("datasets")
     bad = ("hub:some/nothing", "hub:some/questions?split=dev", "hub:some/questions?part=1", "hub:some/broken")
     bad += ("hub:some/questions?split=train[:5]",)
     files = {"train.jsonl": PROMPTS, "test.jsonl": PROMPTS.splitlines(keepends=True)[0]}
     repos = {"datasets/some/questions": files, "datasets/some/broken": {"train.jsonl": b'{"prompt": "cut'}}
     with hub_server.serving(repos) as server:
         environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path)}
-        command = [sys.executable, "-c", program]
+        command = [sys.executable, "-c", READ_FROM_HUB, str(tmp_path / "state.json")]
         done = subprocess.run([*command, *bad], env=environment, capture_output=True, text=True, timeout=120)
         num_requests = len(server.requests)
+        offline = {**environment, "HF_HUB_OFFLINE": "1"}
+        server.requests.clear()
+        again = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
+        assert not server.requests
+        server.repos["datasets/some/questions"]["train.jsonl"] = PROMPTS + PROMPTS
+        server.commit = server.commit[::-1]
+        grown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    first, *messages = done.stdout.splitlines()
+    order, first, *messages = done.stdout.splitlines()
     row = {"prompt": [{"role": "user", "content": "5+1?"}], "label": "6"}
     assert first == f"15 {row} 1 questions-train.arrow: row 5 (record batch 0)"
     assert messages[0].startswith(("hub:some/nothing: DatasetNotFoundError", "hub:some/nothing: RepositoryNotFound"))
@@ -110,9 +130,8 @@ for bad in sys.argv[1:]:
     assert "JSON parse error" in messages[3]
     assert messages[4].endswith("expected a whole split, got 5 of 30 rows; use @[START:STOP]")
     assert num_requests > 0
-    offline = {**environment, "HF_HUB_OFFLINE": "1"}  # the server is gone
-    again = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
-    assert again.stdout.splitlines() == [first], again.stderr
+    assert again.stdout.splitlines() == [order, first], again.stderr
+    assert grown.stdout.splitlines() == [f"{order} 60"], grown.stderr  # the epoch ends as it began
 
 
 def fetch(server: "hub_server.HubServer", name: str, to: Path, *more: str) -> int:

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -71,23 +72,53 @@ def test_an_epoch_ends_as_it_began_and_the_next_has_the_rows_that_were_added(tmp
     assert sorted(drawn(grown, 13)) == [(1 if num_read else 0, row) for row in range(13)]
 
 
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_a_slice_resumes_where_its_file_cannot_tell_its_rows_from_those_that_follow(tmp_path: Path, ending: str):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    feather = pytest.importorskip("pyarrow.feather")
+FORMATS = ["jsonl", "jsonl.gz", "parquet", "arrow"]
 
-    def write(first: int) -> None:
-        table = pyarrow.table({"number": [first, *range(1, 25)]})
-        if ending == "parquet":
-            parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=10)
-        else:
-            feather.write_feather(table, str(tmp_path / "rows.arrow"), compression="uncompressed", chunksize=10)
+
+def write_numbers(path: Path, numbers: list[int]) -> None:
+    """All of them anew, in one row group or two record batches, as most writers do."""
+    if ".jsonl" in path.name:
+        text = "".join(json.dumps({"number": number}) + "\n" for number in numbers).encode()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+        return
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"number": numbers})
+    if path.suffix == ".parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    else:
+        pytest.importorskip("pyarrow.feather").write_feather(table, str(path), chunksize=(len(numbers) + 1) // 2)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_resume_is_exact_when_the_file_was_written_again_with_more_rows(tmp_path: Path, ending: str):
+    path = tmp_path / f"rows.{ending}"
+
+    def cursor() -> RowCursor:
+        return cursor_over(open_rows(str(path)))
+
+    write_numbers(path, list(range(25)))
+    one = cursor()
+    drawn(one, 30)
+    state = json.loads(json.dumps(one.state_dict()))
+    write_numbers(path, list(range(40)))
+    grown = cursor()
+    grown.load_state_dict(state)
+    assert drawn(grown, 20) == drawn(one, 20)  # the rest of the second epoch
+    assert sorted(row for _, row in drawn(grown, 40)) == list(range(40))
+    for other in ([100, *range(1, 40)], [*range(24), 100, *range(25, 40)], [*range(12), 100, *range(13, 40)]):
+        write_numbers(path, other)
+        with pytest.raises(DataError, match="reading other rows: it has 25 with fingerprint"):
+            cursor().load_state_dict(state)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_slice_resumes_also_where_it_has_become_longer(tmp_path: Path, ending: str):
+    path = tmp_path / f"rows.{ending}"
 
     def cursor(part: str) -> RowCursor:
-        return cursor_over(open_rows(f"{tmp_path}/rows.{ending}@[{part}]"))
+        return cursor_over(open_rows(f"{path}@[{part}]"))
 
-    write(0)
+    write_numbers(path, list(range(25)))
     one = cursor("3:15")
     drawn(one, 5)
     state = json.loads(json.dumps(one.state_dict()))
@@ -95,7 +126,7 @@ def test_a_slice_resumes_where_its_file_cannot_tell_its_rows_from_those_that_fol
     for other in (resumed, longer):
         other.load_state_dict(state)
     assert drawn(one, 7) == drawn(resumed, 7) == drawn(longer, 7)
-    write(100)
+    write_numbers(path, [100, *range(1, 25)])
     for other in (cursor("3:15"), cursor("4:16")):
         with pytest.raises(DataError, match="reading other rows"):
             other.load_state_dict(state)

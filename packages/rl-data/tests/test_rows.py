@@ -9,6 +9,7 @@ import tracemalloc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,14 +220,42 @@ def test_the_fingerprint_follows_the_content_and_not_the_name(tmp_path: Path):
     assert open_rows(str(tmp_path / "a.jsonl.gz")).fingerprint == first
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
-def test_rows_keep_their_fingerprint_when_others_follow(tmp_path: Path, name: str):
-    WRITERS[name](tmp_path / name, ROWS[:20])
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("num_rows", [20, 15])  # 15 of them end within a row group, or a record batch
+def test_rows_keep_their_fingerprint_when_others_follow(tmp_path: Path, name: str, num_rows: int):
+    WRITERS[name](tmp_path / name, ROWS[:num_rows])
     before = open_rows(str(tmp_path / name)).fingerprint
     WRITERS[name](tmp_path / name, ROWS)
     grown = open_rows(str(tmp_path / name))
-    assert grown.fingerprint_of(20) == before != grown.fingerprint
-    assert open_rows(f"{tmp_path / name}@[5:20]").fingerprint == f"{before}@[5:]"
+    assert grown.fingerprint_of(num_rows) == before != grown.fingerprint
+    assert open_rows(f"{tmp_path / name}@[5:{num_rows}]").fingerprint == f"{before}@[5:]"
+    WRITERS[name](tmp_path / name, [*ROWS[:3], {**ROWS[3], "label": "other"}, *ROWS[4:]])
+    assert open_rows(str(tmp_path / name)).fingerprint_of(num_rows) != before
+
+
+def test_rows_of_tables_have_a_fingerprint_of_what_they_say(tmp_path: Path):
+    """However they are written: row groups, compression, types of the same values, a key that only later rows have."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"number": number % 1000, "text": f"row {number}"} for number in range(3000)]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=700)
+    before = open_rows(str(tmp_path / "a.parquet"))
+    types = pyarrow.schema([("number", pyarrow.int16()), ("text", pyarrow.dictionary(pyarrow.int32(), "string"))])
+    parquet.write_table(table.cast(types), tmp_path / "b.parquet", compression="zstd")
+    more = pyarrow.Table.from_pylist([*rows, {"number": 1, "text": "more", "label": "1"}], _schema_with_label(table))
+    parquet.write_table(more, tmp_path / "c.parquet", row_group_size=1100)
+    write_arrow(tmp_path / "d.arrow", rows, is_stream=True)
+    for name in ("b.parquet", "c.parquet", "d.arrow"):
+        other = open_rows(str(tmp_path / name))
+        for num_rows in (1, 700, 1023, 1024, 2047, 2500, 3000):
+            assert other.fingerprint_of(num_rows) == before.fingerprint_of(num_rows)
+    assert len({before.fingerprint_of(num_rows) for num_rows in range(1000, 1100)}) == 100
+
+
+def _schema_with_label(table: Any) -> Any:
+    import pyarrow
+
+    return table.schema.append(pyarrow.field("label", pyarrow.string()))
 
 
 def test_a_file_keeps_its_fingerprint_when_others_follow_in_its_folder(tmp_path: Path):
@@ -241,13 +270,6 @@ def test_a_file_keeps_its_fingerprint_when_others_follow_in_its_folder(tmp_path:
     assert open_rows(str(tmp_path)).fingerprint_of(20) != two.fingerprint
 
 
-def test_what_ends_within_a_row_group_or_a_record_batch_cannot_be_told(tmp_path: Path):
-    write_parquet(tmp_path / "rows.parquet", ROWS)
-    write_arrow(tmp_path / "rows.arrow", ROWS)
-    assert open_rows(str(tmp_path / "rows.parquet")).fingerprint_of(15) is None
-    assert open_rows(str(tmp_path / "rows.arrow")).fingerprint_of(15) is None
-
-
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str):
     """Cut off in the middle: JSON lines lose rows and the half of one, which is found when it is read."""
@@ -256,6 +278,41 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 - 7])
     with pytest.raises(DataError, match=rf"{name}: (not a readable|damaged or cut off)|not valid JSON"):
         list(open_rows(str(path)).rows())
+
+
+def test_a_damaged_row_group_is_named_when_the_file_is_opened(tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, [{"text": os.urandom(300).hex()} for _ in range(30)])
+    column = parquet.read_metadata(path).row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    middle = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2
+    content[middle : middle + 2000] = b"\xff" * 2000
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.parquet: row group 1 is damaged: "):
+        open_rows(str(path))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_text_of_a_table_that_is_not_utf_8_is_a_bad_row(tmp_path: Path, ending: str):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = pyarrow.array([b"a", b"\xff", b"c"], pyarrow.binary())
+    (damaged,) = [pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())]
+    table = pyarrow.table({"text": damaged})
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        parquet.write_table(table, path, use_dictionary=False)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    rows = open_rows(str(path))
+    message = rf"rows\.{ending}: row 1 \(.* 0\): cannot be read: 'utf-8' codec can't decode"
+    for use in (lambda: rows.row(1), lambda: list(rows.rows())):
+        with pytest.raises(DataError, match=message):
+            use()
+    told: list[int] = []
+    assert list(rows.rows(lambda index, error: told.append(index))) == [(0, {"text": "a"}), (2, {"text": "c"})]
+    assert told == [1]
 
 
 def close_files() -> None:

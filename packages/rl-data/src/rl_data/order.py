@@ -146,11 +146,6 @@ class RowCursor:
         if num_rows > len(self._rows):
             raise DataError(f"{saved}, now there are {len(self._rows)}")
         found = self._rows.fingerprint_of(num_rows)
-        if found is None:
-            raise DataError(
-                f"{saved}, now there are {len(self._rows)}, and in this format it cannot be told whether the first "
-                f"{num_rows} are the same"
-            )
         if found != fingerprint:
             raise DataError(f"{saved} with fingerprint {fingerprint}, now these have {found}")
 

@@ -27,7 +27,7 @@ HEADER_BYTES = 4096
 """What is kept begins here, after the header."""
 _MIN_KEPT_BYTES = 1 << 20
 """What is made of smaller files is made again each time, in a moment, and nothing is left beside them."""
-_FORMAT = 2
+_FORMAT = 3
 _NUM_PROBES, _PROBE_BYTES = 64, 4096
 
 

@@ -45,16 +45,10 @@ class RowSlice(RowFile):
         """The row's place in the whole file."""
         return self._rows.where(self._range[index])
 
-    def fingerprint_of(self, num_rows: int) -> str | None:
-        """That of the whole data set up to the row, with the slice's start.
-
-        Where the format cannot tell those rows from the ones that follow: that of all of its rows, with both ends.
-        """
-        start, stop = self._range.start, self._range.start + num_rows
-        so_far = self._rows.fingerprint_of(stop)
-        if so_far is None:
-            return f"{self._rows.fingerprint}@[{start}:{stop}]"
-        return so_far if start == 0 else f"{so_far}@[{start}:]"
+    def fingerprint_of(self, num_rows: int) -> str:
+        """That of the whole data set up to the row, with the slice's start."""
+        so_far = self._rows.fingerprint_of(self._range.start + num_rows)
+        return so_far if self._range.start == 0 else f"{so_far}@[{self._range.start}:]"
 
 
 class RowChain(RowFile):
@@ -88,13 +82,11 @@ class RowChain(RowFile):
         number = self._part_of(index)
         return self.parts[number].where(index - self.starts[number])
 
-    def fingerprint_of(self, num_rows: int) -> str | None:
+    def fingerprint_of(self, num_rows: int) -> str:
         """One part's own where the rows lie in the first; else a digest of those of the parts and their lengths."""
         last = self._part_of(num_rows - 1)
         covered = [*(len(part) for part in self.parts[:last]), num_rows - self.starts[last]]
         prints = [part.fingerprint_of(length) for part, length in zip(self.parts, covered, strict=False)]
-        if None in prints:
-            return None
         if last == 0:
             return prints[0]
         joined = " ".join(f"{length}:{one}" for length, one in zip(covered, prints, strict=True))

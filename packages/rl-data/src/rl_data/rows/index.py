@@ -25,18 +25,17 @@ class FileIndex:
 
     Args:
         path: the data file, beside which the index is kept.
-        read: gives the content that is indexed: the file's own bytes, or what they decompress to.
-        has_lines: whether rows are lines; other formats need the digests alone.
+        read: gives the lines that are indexed: the file's own bytes, or what they decompress to.
     """
 
-    def __init__(self, path: Path, read: Read, *, has_lines: bool) -> None:
+    def __init__(self, path: Path, read: Read) -> None:
         self._read = read
         # A later making, of a file that has grown, goes no further than the first. The object itself is not named in
         # `write`: it would hold itself, and its files open, until a garbage collection.
         most: list[int] = []
 
         def write(out: BinaryIO) -> tuple[int, int, int]:
-            return _write(read, out, has_lines=has_lines, most=most[0] if most else None)
+            return _write(read, out, most=most[0] if most else None)
 
         self._kept: KeptFile = kept_file(path, "index", write, may_grow=True)
         self.num_rows, self._num_blocks, self.size = self._kept.counts
@@ -69,7 +68,7 @@ def _digest_of(block: bytes) -> bytes:
     return hashlib.blake2b(block, digest_size=_DIGEST_BYTES).digest()
 
 
-def _write(read: Read, out: BinaryIO, *, has_lines: bool, most: int | None) -> tuple[int, int, int]:
+def _write(read: Read, out: BinaryIO, *, most: int | None) -> tuple[int, int, int]:
     """Writes N spans ([2] int64), B digests, and for each block the newlines before it (int64); returns N, B, bytes.
 
     Args:
@@ -81,15 +80,12 @@ def _write(read: Read, out: BinaryIO, *, has_lines: bool, most: int | None) -> t
     size = 0
     while block := read(size, size + _BLOCK_BYTES if most is None else min(size + _BLOCK_BYTES, most)):
         digests.append(_digest_of(block))
-        if has_lines:
-            num_newlines = lines.add(np.frombuffer(block, dtype=np.uint8), out)
-            newlines_before.append(newlines_before[-1] + num_newlines)
+        num_newlines = lines.add(np.frombuffer(block, dtype=np.uint8), out)
+        newlines_before.append(newlines_before[-1] + num_newlines)
         size += len(block)
-    if has_lines:
-        lines.end(size, out)
+    lines.end(size, out)
     out.write(b"".join(digests))
-    if has_lines:
-        out.write(np.array(newlines_before[: len(digests)], dtype=np.int64).tobytes())
+    out.write(np.array(newlines_before[: len(digests)], dtype=np.int64).tobytes())
     return lines.num_rows, len(digests), size
 
 

@@ -31,7 +31,7 @@ class JsonlFile(RowFile):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._read = self._open()
-        self._index = FileIndex(self.path, self._read, has_lines=True)
+        self._index = FileIndex(self.path, self._read)
         if self._index.num_rows == 0:
             raise DataError(f"{self.path}: expected at least one row, found an empty file")
 

@@ -51,19 +51,16 @@ class RowFile(ABC):
         """How messages name a row: its file, and its line or its row and row group."""
 
     @abstractmethod
-    def fingerprint_of(self, num_rows: int) -> str | None:
+    def fingerprint_of(self, num_rows: int) -> str:
         """Digest of the first `num_rows` rows, equal for equal files whatever their names.
 
-        None where the format cannot tell those rows from the ones that follow. A data set that grows at its end keeps
-        the fingerprint of the rows that it had.
+        A data set that grows at its end keeps the fingerprint of the rows that it had.
         """
 
     @property
     def fingerprint(self) -> str:
         """Digest of all rows."""
-        whole = self.fingerprint_of(len(self))
-        assert whole is not None
-        return whole
+        return self.fingerprint_of(len(self))
 
 
 @contextmanager
