@@ -35,10 +35,7 @@ def tool_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_render_marks_the_trained_tokens(model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
-    path = write_jsonl([{"conversations": []}, CONVERSATION])
-    assert main(["render", path, "--tokenizer", model, "--row", "1"]) == 2  # the first row tells the schema
-    assert "turn 0" not in capsys.readouterr().out
-    path = write_jsonl([CONVERSATION, CONVERSATION])
+    path = write_jsonl([{"conversations": []}, CONVERSATION])  # the first that is one tells the schema
     assert main(["render", path, "--tokenizer", model, "--row", "1"]) == 0
     shown = capsys.readouterr()
     frame = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n{}4<|im_end|>{}\n"
@@ -254,7 +251,24 @@ def test_prepare_makes_messages_in_parquet(tmp_path: Path, write_jsonl: Write, c
         {"messages": [{"role": "system", "content": "s"}, user, answer], "source": "airoboros"},
     ]
     assert main([*words, "--on-bad-row", "skip", "--max-bad-row-share", "0.4"]) == 2
-    assert "2 of 4 rows are bad, more than let pass; the last: " in capsys.readouterr().err
+    assert "2 of 4 rows are bad, more than --max-bad-row-share 0.4 lets pass; the last: " in capsys.readouterr().err
+
+
+def test_bad_rows_beyond_the_first_are_counted_and_all_are_listed_on_demand(
+    tmp_path: Path, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    path = write_jsonl([*[{"label": "4"}] * 30, {"response": "Answer: 4", "label": "4"}])
+    words = ["grade", path, "--rm-type", "dapo", "--on-bad-row", "skip", "--max-bad-row-share", "1"]
+    assert main(words) == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"skipped: {path}:") for line in shown].count(True) == 20
+    assert shown[20] == "skipped: 10 more bad rows, not named here: --list-bad-rows FILE lists all of them"
+    listed = tmp_path / "bad.jsonl"
+    assert main([*words, "--list-bad-rows", str(listed)]) == 0
+    assert f"{listed}: lists 30 bad rows" in capsys.readouterr().err
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(30))
+    assert lines[29]["message"] == f"{path}:30: expected key 'response' or 'response_text', found keys ['label']"
 
 
 def test_grade_takes_lengths_from_the_rows(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):

@@ -149,6 +149,49 @@ class TestLongPrompts:
         assert [note.message.removeprefix(path)[:3] for note in source.take_notes()] == [":1:", ":2:", ":1:"]
 
 
+def conversation(*texts: str, keys: tuple[str, str] = ("from", "value")) -> dict[str, object]:
+    speakers = ("human", "gpt") if keys[0] == "from" else ("user", "assistant")
+    turns = [{keys[0]: speaker, keys[1]: text} for speaker, text in zip(speakers, texts, strict=True)]
+    return {"conversations": turns}
+
+
+def conversations(data: str, tokenizer: Tokenizer, **settings: object) -> ConversationSource:
+    return ConversationSource(ConversationDataConfig(prompt_data=data, **settings), tokenizer)
+
+
+@pytest.mark.parametrize("on_long_conversation", ["drop", "cut"])
+def test_conversations_that_are_dropped_or_cut_are_listed(
+    tokenizer: Tokenizer, write_jsonl: Write, on_long_conversation: str
+):
+    path = write_jsonl([conversation("q", "x" * 100), conversation("q", "a"), conversation("x" * 100, "a")])
+    source = conversations(path, tokenizer, max_length=60, on_long_conversation=on_long_conversation)
+    num_whole = len(conversations(path, tokenizer).next_batch(1)[0].tokens)
+    first = "dropped" if on_long_conversation == "drop" else "cut"
+    assert [sample.group_id for sample in source.next_batch(3)][-1] == ("2-1" if first == "dropped" else "1-0")
+    notes = source.take_notes()
+    wanted = {"dropped": "at most 60 are wanted", "cut": "cut to at most 60"}
+    last = (RowFate.DROPPED, 2, f"{path}:3: {num_whole} tokens, {wanted['dropped']}")
+    assert [(note.fate, note.row, note.message) for note in notes[:2]] == [
+        (RowFate(first), 0, f"{path}:1: {num_whole} tokens, {wanted[first]}"),
+        last,
+    ]
+    assert len(notes) == source.num_dropped + source.num_cut
+
+
+def test_notes_that_nobody_takes_are_forgotten_aloud(
+    tokenizer: Tokenizer, write_jsonl: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("rl_data.source._MAX_NOTES", 3)
+    path = write_jsonl([{"input": "long " * 9}, {"input": "one"}])
+    source = prompts(path, tokenizer, rollout_max_prompt_len=10)
+    source.next_batch(3)
+    assert (source.num_unlisted, caplog.text) == (0, "")
+    source.next_batch(4)
+    assert (source.num_dropped, source.num_unlisted, len(source.take_notes())) == (7, 4, 3)
+    assert caplog.text.count("were left out or cut since their list was taken") == 1
+    assert f"from {path}:1: " in caplog.text
+
+
 BAD_AND_GOOD = [*numbered("good", 8), {"question": "no input"}, "{not json", *numbered("fine", 10)]
 
 
@@ -196,9 +239,36 @@ class TestBadRows:
         assert [note.row for note in source.validate()] == [0, 2]
         assert [sample.group_id for sample in source.next_batch(3)] == ["0-1", "0-3", "1-1"]
 
+    def test_mixed_schemas_are_named_with_what_the_first_row_has(self, tokenizer: Tokenizer, write_jsonl: Write):
+        turns, messages = conversation("q", "a"), conversation("q", "a", keys=("role", "content"))
+        for rows, message in (
+            ([turns, messages], "turn 0: expected an object with from and value, found object .*; .*:1 has from and"),
+            ([messages, turns], "message 0: expected an object with role and content, found .*; .*:1 has role and"),
+        ):
+            path = write_jsonl(rows)
+            with pytest.raises(DataError, match=rf"rows.jsonl:2: key 'conversations', {message}"):
+                conversations(path, tokenizer, input_key="conversations").validate()
+        skipping = {"on_bad_row": "skip", "max_bad_row_share": 0.5}
+        source = conversations(write_jsonl([{"conversations": None}, {}, turns, turns]), tokenizer, **skipping)
+        assert [note.row for note in source.validate()] == [0, 1]
+        with pytest.raises(DataError, match=r"2 of 2 rows are bad, .*:2: expected key 'conversations'"):
+            conversations(write_jsonl([{"conversations": None}, {}]), tokenizer, **skipping).validate()
+
+    def test_a_share_lets_pass_as_many_as_it_says(self, tokenizer: Tokenizer, write_jsonl: Write):
+        settings = {"on_bad_row": "skip", "max_bad_row_share": 0.29}  # times 100 it is 28.999999999999996
+        for num_bad, is_fine in ((29, True), (30, False)):
+            source = prompts(write_jsonl([*numbered("good", 100 - num_bad), *[{}] * num_bad]), tokenizer, **settings)
+            if is_fine:
+                assert len(source.validate()) == num_bad
+            else:
+                with pytest.raises(DataError, match=r"30 of 100 rows are bad, more than --max-bad-row-share 0\.29"):
+                    source.validate()
+
     def test_nothing_left_is_an_error(self, tokenizer: Tokenizer, write_jsonl: Write):
         source = prompts(write_jsonl([{"a": 1}] * 3), tokenizer, on_bad_row="skip", max_bad_row_share=1.0)
-        with pytest.raises(DataError, match="every one of 3 rows is longer than wanted or bad"):
+        with pytest.raises(
+            DataError, match=r"every one of 3 rows is longer than wanted or bad; the last: .*: expected key"
+        ):
             source.next_batch(1)
 
 

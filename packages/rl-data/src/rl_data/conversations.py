@@ -46,7 +46,7 @@ class ConversationSource(Source[Sample]):
     """Conversations of a data set as samples, batch after batch, without end.
 
     A row is {"messages": [{"role", "content"}]} or, as in OpenHermes, {"conversations": [{"from", "value"}]}; the first
-    row tells which, and every row must be of the same kind.
+    row (where bad ones are skipped: the first that is either) tells which, and every row must be of the same kind.
 
     Raises:
         DataError: if the file is missing or empty, or the chat template cannot be masked safely.
@@ -59,11 +59,13 @@ class ConversationSource(Source[Sample]):
         self._renderers = Renderers(tokenizer)
         # A template that cannot be masked is refused before the first row is read.
         self._renderers.of(config.apply_chat_template_kwargs)
-        first = self._first_row()
+        keys = (config.input_key, _OPENHERMES_KEY)
+        number, first = self._first_row(lambda row: any(_schema_of(row.get(key)) for key in keys))
         self._key = config.input_key
         if self._key not in first and _OPENHERMES_KEY in first:
             self._key = _OPENHERMES_KEY
-        self._has_turns = has_turns(first.get(self._key))
+        self._schema = _schema_of(first.get(self._key))
+        self._first_row_number = number
 
     def _check(self, row: dict[str, JsonValue]) -> None:
         self._parse(row)
@@ -93,12 +95,31 @@ class ConversationSource(Source[Sample]):
 
     def _parse(self, row: dict[str, JsonValue]) -> tuple[list[Message], Tools]:
         """The row's messages and tools, checked."""
-        value = require_key(row, self._key)
-        messages = check_turns(value, key=self._key) if self._has_turns else check_messages(value, key=self._key)
+        messages = self._messages(require_key(row, self._key))
         if not any(message["role"] == "assistant" for message in messages):
             raise DataError(f"key {self._key!r}: expected a message of the assistant to train on, found none")
         return messages, tools_field(row, self._config.tool_key)
 
+    def _messages(self, value: JsonValue) -> list[Message]:
+        """The messages under the key, in the schema of the first row."""
+        check = check_turns if self._schema == "from and value" else check_messages
+        try:
+            return check(value, key=self._key)
+        except DataError as error:
+            found = _schema_of(value)
+            if found is None or self._schema in (None, found):
+                raise
+            first = self.where(self._first_row_number)
+            raise DataError(f"{error}; {first} has {self._schema}, and all rows must be of one schema") from error
+
     def _arguments(self, row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """The row's variables of the chat template."""
         return template_arguments(row, self._config.chat_template_kwargs_key, self._config.apply_chat_template_kwargs)
+
+
+def _schema_of(value: JsonValue) -> Literal["role and content", "from and value"] | None:
+    """How messages are written, judged by the first; None if they are none."""
+    if has_turns(value):
+        return "from and value"
+    first = value[0] if isinstance(value, list) and value else None
+    return "role and content" if isinstance(first, dict) and "role" in first else None

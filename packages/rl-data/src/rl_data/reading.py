@@ -10,6 +10,7 @@ from rl_data.order import Cursor, MixedCursor, RowCursor
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
+_ROUNDING = 1e-6
 _NUM_WORKERS = 2
 _MANY_ROWS = 10_000
 
@@ -113,6 +114,11 @@ def open_data_sets(config: ReadingConfig) -> RowFile:
     """
     parts = [open_rows(name) for name in config.data_sets]
     return RowChain(parts) if len(parts) > 1 else parts[0]
+
+
+def most_bad_rows(max_share: float, num_rows: int) -> int:
+    """How many rows may be bad of `num_rows`, so that their share is at most `max_share`: 29 of 100 for 0.29."""
+    return int(max_share * num_rows + _ROUNDING)
 
 
 def cursor_of(config: ReadingConfig, rows: RowFile) -> Cursor:

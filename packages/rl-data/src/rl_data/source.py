@@ -12,15 +12,15 @@ from rl_data.ahead import Ahead
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.order import RowReference
-from rl_data.reading import ReadingConfig, cursor_of, open_data_sets
+from rl_data.reading import ReadingConfig, cursor_of, most_bad_rows, open_data_sets
 from rl_data.rows import located
-from rl_data.rows.row_file import Row
+from rl_data.rows.row_file import NumberedRow, Row
 from rl_data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_MAX_NOTES = 10_000
-"""Notes that nobody takes are forgotten, the oldest first."""
+_MAX_NOTES = 100_000
+"""Notes that nobody takes are forgotten, the oldest first, and counted."""
 
 
 class TooLongError(Exception):
@@ -93,6 +93,7 @@ class Source[Item](ABC):
         self._cursor = cursor_of(config, self._rows)
         self._counts: Counter[RowFate] = Counter()
         self._notes: deque[RowNote] = deque(maxlen=_MAX_NOTES)
+        self._num_unlisted = 0
         self._bad_rows: set[int] = set()
         self._left_out: dict[int, RowNote] = {}
         self._remake = _Remake(type(self), config, tokenizer)
@@ -135,8 +136,16 @@ class Source[Item](ABC):
         """Bad rows skipped so far, over all epochs."""
         return self._counts[RowFate.BAD]
 
+    @property
+    def num_unlisted(self) -> int:
+        """Rows that were left out or cut and that `take_notes` does not give: more than 100,000 waited to be taken.
+
+        Each row is logged, too, when it is left out or cut, at the level INFO.
+        """
+        return self._num_unlisted
+
     def take_notes(self) -> list[RowNote]:
-        """Which rows were left out or cut since this was asked before; the last 10,000 at most."""
+        """Which rows were left out or cut since this was asked before; the last 100,000 at most, see `num_unlisted`."""
         notes = list(self._notes)
         self._notes.clear()
         return notes
@@ -181,7 +190,8 @@ class Source[Item](ABC):
         items: list[Item] = []
         num_rejected = 0
         while len(items) < num_items:
-            item = self._taken(self._next(num_items))
+            made = self._next(num_items)
+            item = self._taken(made)
             if item is not None:
                 items.append(item)
                 num_rejected = 0
@@ -189,7 +199,8 @@ class Source[Item](ABC):
             num_rejected += 1
             if num_rejected > 2 * (len(self) - 1):  # a good row may be first in one epoch and last in the next
                 reason = "longer than wanted" + (" or bad" if self._bad_rows else "")
-                raise DataError(f"{self._reading.name}: every one of {len(self)} rows is {reason}")
+                last = f"; the last: {made.note.message}" if made.note is not None else ""
+                raise DataError(f"{self._reading.name}: every one of {len(self)} rows is {reason}{last}")
         return items
 
     def made(self, reference: RowReference) -> Made[Item]:
@@ -237,13 +248,22 @@ class Source[Item](ABC):
             self._ahead.close()
             self._ahead = None
 
-    def _first_row(self) -> Row:
-        """The first row or, where bad ones are skipped, the first that is a JSON object."""
+    def _first_row(self, is_good: Callable[[Row], bool]) -> NumberedRow:
+        """The first row or, where bad ones are skipped, the first that is a good JSON object, or else any.
+
+        Raises:
+            DataError: if there is none.
+        """
         if self._reading.on_bad_row == "stop":
-            return self._rows.row(0)
-        for _, row in self._rows.rows(lambda row, error: None):
-            return row
-        raise DataError(f"{self._reading.name}: none of {len(self)} rows is a JSON object")
+            return NumberedRow(0, self._rows.row(0))
+        first: NumberedRow | None = None
+        for numbered in self._rows.rows(lambda row, error: None):
+            if is_good(numbered.row):
+                return numbered
+            first = first or numbered
+        if first is None:
+            raise DataError(f"{self._reading.name}: none of {len(self)} rows is a JSON object")
+        return first
 
     def _next(self, num_items: int) -> Made[Item]:
         """What the next row becomes. With workers, the rows of this batch and the next are on their way."""
@@ -279,14 +299,27 @@ class Source[Item](ABC):
                 raise DataError(note.message)
             self._check_share(note)
         self._counts[note.fate] += 1
-        self._notes.append(note)
+        self._keep(note)
         logger.info("%s: %s", note.fate, note.message)
         return made.item
+
+    def _keep(self, note: RowNote) -> None:
+        if len(self._notes) == _MAX_NOTES:
+            if self._num_unlisted == 0:
+                logger.warning(
+                    "%s: more than %d rows were left out or cut since their list was taken; it loses the first ones, "
+                    "from %s on; all are counted, and logged at the level INFO",
+                    self._reading.name,
+                    _MAX_NOTES,
+                    self._notes[0].message,
+                )
+            self._num_unlisted += 1
+        self._notes.append(note)
 
     def _check_share(self, note: RowNote) -> None:
         self._bad_rows.add(note.row)
         most = self._reading.max_bad_row_share
-        if len(self._bad_rows) > most * len(self):
+        if len(self._bad_rows) > most_bad_rows(most, len(self)):
             raise DataError(
                 f"{self._reading.name}: {len(self._bad_rows)} of {len(self)} rows are bad, more than "
                 f"--max-bad-row-share {most} lets pass; the last: {note.message}"

@@ -9,6 +9,7 @@ from typing import Any, cast
 from rl_data.conversations import ConversationDataConfig
 from rl_data.json import JsonValue
 from rl_data.prompts import PromptDataConfig
+from rl_data.reading import most_bad_rows
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
@@ -58,9 +59,9 @@ def add_bad_rows(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def max_bad_rows(arguments: argparse.Namespace, num_rows: int) -> float:
+def max_bad_rows(arguments: argparse.Namespace, num_rows: int) -> int:
     """How many bad rows are let pass."""
-    return 0.0 if arguments.on_bad_row == "stop" else float(arguments.max_bad_row_share) * num_rows
+    return 0 if arguments.on_bad_row == "stop" else most_bad_rows(arguments.max_bad_row_share, num_rows)
 
 
 def add_rendering(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from rl_data.commands.flags import add_bad_rows, add_source, max_bad_rows, open_source
-from rl_data.commands.good_rows import GoodRows
+from rl_data.commands.flags import add_bad_rows, add_source, open_source
+from rl_data.commands.good_rows import GoodRows, add_list_flag, bad_row_rules
 from rl_data.errors import DataError
 from rl_data.fields import object_field
 from rl_data.grading import Grade, GraderConfig, GraderPool
@@ -66,17 +66,17 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm-num-workers", type=int, default=2, help="processes that compare mathematics (default: 2)")
     parser.add_argument("--rm-timeout-s", type=float, default=10.0, help="time of one comparison (default: 10)")
     add_bad_rows(parser)
+    add_list_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes a grade for each row to standard output, and counts of outcomes to standard error."""
+    rules = bad_row_rules(arguments)
     rows = open_source(arguments)
     outcomes: Counter[str] = Counter()
     total = 0.0
     with _pool(arguments) as pool:
-        rows_to_grade = GoodRows(
-            rows, lambda row: _item(row, arguments, pool), max_bad_rows=max_bad_rows(arguments, len(rows))
-        )
+        rows_to_grade = GoodRows(rows, lambda row: _item(row, arguments, pool), rules)
         for batch in itertools.batched(rows_to_grade, _ROWS_AT_ONCE):
             grades = asyncio.run(_grades(pool, [item for _, item in batch]))
             for (number, _), grade in zip(batch, grades, strict=True):

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from rl_data.commands.flags import add_bad_rows, add_source, max_bad_rows, open_source
-from rl_data.commands.good_rows import GoodRows
+from rl_data.commands.flags import add_bad_rows, add_source, open_source
+from rl_data.commands.good_rows import GoodRows, add_list_flag, bad_row_rules
 from rl_data.errors import DataError
 from rl_data.prepare import PreparedRow, openhermes_row, write_parquet
 
@@ -21,6 +21,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="the file to write")
     add_bad_rows(parser)
+    add_list_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     to = cast("Path", arguments.to)
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: expected a name that ends in .parquet, by which it is read again")
-    rows = open_source(arguments)
-    good: GoodRows[PreparedRow] = GoodRows(rows, openhermes_row, max_bad_rows=max_bad_rows(arguments, len(rows)))
+    rules = bad_row_rules(arguments)
+    good: GoodRows[PreparedRow] = GoodRows(open_source(arguments), openhermes_row, rules)
     counts = write_parquet((row for _, row in good), to)
     roles = ", ".join(f"{count:,} of {role}" for role, count in sorted(counts.roles.items()))
     sys.stderr.write(f"{to}: {counts.num_rows:,} rows, {good.num_bad:,} bad ones left out; messages: {roles}\n")
