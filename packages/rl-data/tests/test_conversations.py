@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from rl_data import ConversationDataConfig, ConversationSource, DataError, Tokenizer
-from rl_data.testing import check_source
+from rl_data import ConversationDataConfig, ConversationSource, DataError, RowFate, Tokenizer
+from rl_data.testing import check_source, tiny_tokenizer
 
 Write = Callable[..., str]
 
@@ -75,6 +75,32 @@ def test_cut_conversations_are_listed_and_dropped_where_no_token_to_train_is_lef
     assert cut.response_text == tokenizer.decode(cut.tokens[cut.loss_mask].tolist())
 
 
+@pytest.mark.parametrize("max_length", range(1, 80))
+def test_wherever_it_is_cut_a_conversation_has_something_to_train_or_is_dropped_and_listed(
+    tokenizer: Tokenizer, write_jsonl: Write, max_length: int
+):
+    """By hand: in each of two turns 23 tokens of a question and a header, 2 of an answer, and 1 line end."""
+    turns = [("user", "2+2?"), ("assistant", "4"), ("user", "3+3?"), ("assistant", "6")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    path = write_jsonl([{"messages": messages}, {"messages": [{"role": "assistant", "content": ""}]}])
+    source = source_of(path, tokenizer, max_length=max_length, on_long_conversation="cut")
+    first_trained, whole = 23, 2 * (23 + 2 + 1)
+    assert len(tokenizer.encode(text)) == first_trained
+    if max_length <= 11:  # the header of the short one, of which nothing else is left
+        with pytest.raises(DataError, match="every one of 2 rows is longer than wanted"):
+            source.next_batch(1)
+        return
+    items = {item.group_id: item for item in source.next_batch(2)}
+    notes = {(note.row, note.fate) for note in source.take_notes() if note.row == 0}
+    if max_length <= first_trained:
+        assert "0-0" not in items
+        assert notes == {(0, RowFate.DROPPED)}
+    else:
+        assert items["0-0"].num_loss_tokens == sum(position < max_length for position in (23, 24, 49, 50))
+        assert notes == ({(0, RowFate.CUT)} if max_length < whole else set())
+
+
 def test_a_file_of_which_nothing_to_train_fits_is_refused(tokenizer: Tokenizer, write_jsonl: Write):
     source = source_of(write_jsonl([openhermes_row("x" * 100)]), tokenizer, max_length=50, on_long_conversation="cut")
     with pytest.raises(DataError, match="rows"):
@@ -86,6 +112,23 @@ def test_a_tool_call_without_content_is_read_as_one_of_empty_content(tokenizer: 
     row["messages"].insert(1, {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]})
     (sample,) = source_of(write_jsonl([row]), tokenizer).next_batch(1)
     assert tokenizer.decode(sample.tokens[sample.loss_mask].tolist()) == "<|im_end|>4<|im_end|>"
+
+
+def test_fields_of_a_message_that_are_null_are_none(write_jsonl: Write):
+    """As in a table, where every message has every field. The template asks whether there is a field."""
+    template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
+        "{{- m.tool_calls[0].name if 'tool_calls' in m else m.content }}{{- '<|im_end|>\\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    )
+    tokenizer = tiny_tokenizer(chat_template=template)
+    rows: list[dict[str, object]] = [
+        {"role": "user", "content": "q", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]},
+        {"role": "assistant", "content": "a", "tool_calls": None},
+    ]
+    (sample,) = source_of(write_jsonl([{"messages": rows}]), tokenizer).next_batch(1)
+    assert tokenizer.decode(sample.tokens[sample.loss_mask].tolist()) == "add<|im_end|>a<|im_end|>"
 
 
 @pytest.mark.parametrize(

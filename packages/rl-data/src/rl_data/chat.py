@@ -172,7 +172,7 @@ class ConversationRenderer:
         self, messages: Sequence[Message], tools: Tools, turn: int, replaced: Sequence[int]
     ) -> tuple[str, str]:
         """The text before and after message `turn`, where the contents of the messages `replaced` are markers."""
-        marker = _unused_marker(messages)
+        marker = _unused_marker(messages, tools)
         marked_messages = list(messages)
         for number in replaced:
             content = marker if number == turn else "Another answer."
@@ -216,9 +216,9 @@ class ConversationRenderer:
         )
 
 
-def _unused_marker(messages: Sequence[Message]) -> str:
-    """A word of letters and digits that occurs nowhere in the messages."""
-    everything = str(messages)
+def _unused_marker(messages: Sequence[Message], tools: Tools = None) -> str:
+    """A word of letters and digits that occurs nowhere in the messages and the tools."""
+    everything = f"{messages}{tools}"
     number = 0
     while (marker := f"MARKER{number}ANSWER") in everything:
         number += 1

@@ -34,6 +34,8 @@ def require_key(row: Mapping[str, JsonValue], key: str) -> JsonValue:
 def check_messages(value: JsonValue, *, key: str) -> list[Message]:
     """The value of `key` as messages, each with a known role and text.
 
+    A field that is null counts as none, for tables have every field in every message.
+
     Raises:
         DataError: naming the first message that is not well-formed.
     """
@@ -49,8 +51,9 @@ def check_messages(value: JsonValue, *, key: str) -> list[Message]:
         if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
             found = "none" if "content" not in message else describe(content)
             raise DataError(f"{where} ({role}): expected content as text, found {found}")
+        given = {name: value for name, value in message.items() if value is not None}
         # Some templates look for strings in the content of every answer, and fail on a null.
-        messages.append(message if content is not None else {**message, "content": ""})
+        messages.append({**given, "content": content or ""})
     return messages
 
 

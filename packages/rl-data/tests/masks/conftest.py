@@ -1,4 +1,10 @@
-"""Masks with the real vocabulary of Qwen and the texts that the models' own templates give."""
+"""Masks with the real vocabulary of Qwen and the texts that the models' own templates give.
+
+The templates here are rewrites: templates of our own that give the same text as the published ones, which belong to
+their authors, Llama's under a licence of its own, and are in no package that could be installed for a test. Llama's
+instructions before a list of tools are shortened; all else is the published text. test_published.py compares them with
+the template of a real model folder, which RL_MODEL_FOLDER names.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +29,7 @@ QWEN_SPECIALS = [
 ]
 LLAMA_SPECIALS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 FIRST_SPECIAL_ID = 151643
+BOS_TOKEN = "<|begin_of_text|>"
 
 
 class Added(NamedTuple):
@@ -52,7 +59,7 @@ class QwenVocabulary:
     ) -> str:
         assert not tokenize
         (text,), _ = render_jinja_template(
-            [conversation], tools=tools, chat_template=self.chat_template, bos_token="<|begin_of_text|>", **arguments
+            [conversation], tools=tools, chat_template=self.chat_template, bos_token=BOS_TOKEN, **arguments
         )
         return text
 

@@ -62,6 +62,44 @@ def test_tool_calls_with_and_without_text_are_trained_and_results_are_not(marked
     )
 
 
+def test_tools_stand_in_the_system_message_and_are_not_trained(marked: Mark):
+    text = marked(
+        "qwen2_5",
+        message("user", "1+1?"),
+        message("assistant", "", tool_calls=[call("add", a=1)]),
+        message("tool", "2"),
+        message("assistant", "2"),
+        tools=[{"type": "function", "function": {"name": "add"}}],
+    )
+    assert text == (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\n\n"
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+        '{"type": "function", "function": {"name": "add"}}\n</tools>\n\n'
+        "For each function call, return a json object with function name and arguments within <tool_call></tool_call> "
+        'XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n1+1?<|im_end|>\n"
+        '<|im_start|>assistant\n[[<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>]]\n'
+        "<|im_start|>user\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n[[2<|im_end|>]]\n"
+    )
+
+
+def test_consecutive_messages_of_one_role_keep_to_their_turns(marked: Mark):
+    text = marked(
+        "qwen2_5",
+        message("system", "S"),
+        message("user", "a"),
+        message("user", "b"),
+        message("assistant", ""),
+        message("assistant", "c"),
+        message("system", "T"),
+    )
+    assert text == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>user\nb<|im_end|>\n"
+        "<|im_start|>assistant\n[[<|im_end|>]]\n<|im_start|>assistant\n[[c<|im_end|>]]\n<|im_start|>system\nT<|im_end|>\n"
+    )
+
+
 CONTENTS = st.lists(
     st.sampled_from(["a", " b", "\n", "\n\n", "7", "<|im_end|>", "<|im_start|>assistant\n", "<think>", "\u00e9"]),
     max_size=5,

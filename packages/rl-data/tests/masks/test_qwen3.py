@@ -86,6 +86,46 @@ def test_parallel_tool_calls_are_trained_and_their_results_are_not(marked: Mark)
     )
 
 
+def test_with_thinking_off_parallel_calls_are_trained_and_only_the_last_turn_has_the_block_in_its_prompt(marked: Mark):
+    text = marked(
+        "qwen3",
+        message("user", "1+1 and 2+2?"),
+        message("assistant", "", tool_calls=[call("add", a=1), call("add", a=2)]),
+        message("tool", "2"),
+        message("tool", "4"),
+        message("assistant", "2 and 4"),
+        tools=TOOLS,
+        enable_thinking=False,
+    )
+    assert text == (
+        f"<|im_start|>system\n{TOOLS_TEXT}<|im_end|>\n<|im_start|>user\n1+1 and 2+2?<|im_end|>\n"
+        '<|im_start|>assistant\n[[<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call><|im_end|>]]\n'
+        "<|im_start|>user\n<tool_response>\n2\n</tool_response>\n<tool_response>\n4\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n[[2 and 4<|im_end|>]]\n"
+    )
+
+
+def test_thinking_before_a_call_of_an_earlier_turn_is_gone_and_arguments_may_be_text(marked: Mark):
+    spoken = {"type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+    text = marked(
+        "qwen3",
+        message("user", "1+1?"),
+        message("assistant", "<think>\nadd\n</think>\n\nLook:", tool_calls=[spoken]),
+        message("tool", "2"),
+        message("assistant", "<think>\nso 2\n</think>\n\n2"),
+        message("user", "thanks"),
+        message("assistant", "<think>\nnice\n</think>\n\nwelcome"),
+    )
+    assert text == (
+        "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+        '[[Look:\n<tool_call>\n{"name": "add", "arguments": {"a":1}}\n</tool_call><|im_end|>]]\n'
+        "<|im_start|>user\n<tool_response>\n2\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n[[2<|im_end|>]]\n<|im_start|>user\nthanks<|im_end|>\n"
+        "<|im_start|>assistant\n[[<think>\nnice\n</think>\n\nwelcome<|im_end|>]]\n"
+    )
+
+
 def test_a_tool_call_after_text_and_one_without_any_thinking_are_trained(marked: Mark):
     text = marked(
         "qwen3",
