@@ -23,6 +23,7 @@ from rl_rollout import (
     SamplingParams,
     SGLangEngine,
 )
+from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage
 from rl_rollout.testing import (
     FakeEngine,
     check_closing,
@@ -34,6 +35,8 @@ from rl_rollout.testing import (
 from rl_rollout.weights import checksum
 
 pytestmark = pytest.mark.slow
+
+GPU_BUFFER = DeviceBuffer(DeviceStorage("me", 0, "GPU-1", b"handle", 8, 0, b"counter", 0, b"event", False), 0, 8, [0])
 
 
 def tensors_of(folder, scale=1.0):
@@ -213,7 +216,7 @@ def test_an_engine_of_two_ranks_does_what_one_of_one_rank_does(sglang_engine, ti
         specs = [(name, "float32", array.shape) for name, array in tensors]
         held = [checksum(np.frombuffer(array.tobytes(), np.uint8)) for _, array in tensors]
         assert engine.tensor_checksums(specs) == held
-        assert engine.device_uuid() is None
+        assert engine.check_buffer(GPU_BUFFER, "0" * 16) == "the bucket is on GPU GPU-1, the engine on a CPU"
         assert listened_on(engine) <= {"127.0.0.1"}
 
         os.kill(engine.process_ids()[2], signal.SIGKILL)

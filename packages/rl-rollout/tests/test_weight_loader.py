@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, LetGo, TellDevice, memory_file
+from rl_rollout.sglang.messages import CheckBuffer, DeviceBuffer, DeviceStorage, LetGo, memory_file
 from rl_rollout.sglang.weight_loader import load
 from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors, as_one
 from rl_rollout.weights import aligned_places, checksum
@@ -110,11 +110,11 @@ def test_an_empty_bucket_is_loaded():
 
 
 def test_memory_of_a_gpu_that_the_model_is_not_on_is_refused_by_both_names():
-    assert carry_out(Model(), TellDevice()) == OrderAnswer()
     assert carry_out(Model(), LetGo()) == OrderAnswer()
     storage = DeviceStorage("me", 0, "GPU-1", b"handle", 8, 0, b"counter", 0, b"event", False)
-    task = LoadBucket([("second", "bfloat16", (4,))], "0" * 16, DeviceBuffer(storage, 0, 8, [0]))
-    assert carry_out(Model(), task).refusal == "the bucket is on GPU GPU-1, the engine on a CPU"
+    buffer = DeviceBuffer(storage, 0, 8, [0])
+    for task in (LoadBucket([("second", "bfloat16", (4,))], "0" * 16, buffer), CheckBuffer(buffer, "0" * 16)):
+        assert carry_out(Model(), task).refusal == "the bucket is on GPU GPU-1, the engine on a CPU"
 
 
 @pytest.mark.parametrize("value", [b"\x00\xff\x80handle", b""])
@@ -127,7 +127,7 @@ def test_handles_keep_their_bytes_on_the_way(value):
 
 
 def test_the_answers_of_several_ranks_become_one():
-    slow, fast = OrderAnswer(device_uuid="GPU-0", seconds={"load": 2.0}), OrderAnswer(device_uuid="GPU-1")
-    assert as_one([slow, fast]) == OrderAnswer(device_uuid="GPU-0,GPU-1", seconds={"load": 2.0})
+    slow, fast = OrderAnswer(seconds={"load": 2.0}), OrderAnswer(seconds={"open": 1.0, "load": 1.0})
+    assert as_one([slow, fast]) == OrderAnswer(seconds={"open": 1.0, "load": 2.0})
     assert as_one([fast, OrderAnswer(refusal="no"), OrderAnswer(refusal="never")]).refusal == "no"
     assert as_one([OrderAnswer(), OrderAnswer()]) == OrderAnswer()

@@ -109,8 +109,8 @@ class _EngineActor:
     async def weight_version(self) -> PolicyVersion | None:
         return self._engine.weight_version()
 
-    async def device_uuid(self) -> str | None:
-        return await asyncio.to_thread(self._engine.device_uuid)
+    async def check_buffer(self, buffer: DeviceBuffer, checksum: str) -> str | None:
+        return await asyncio.to_thread(self._engine.check_buffer, buffer, checksum)
 
     async def let_go(self) -> None:
         await asyncio.to_thread(self._engine.let_go)
@@ -214,10 +214,11 @@ class RayEngine:
         """See `SGLangEngine.weight_version`."""
         return self._get(self._actor.weight_version.remote(), _TRANSPORT_S, "telling its weight version")
 
-    def device_uuid(self) -> str | None:
-        """See `SGLangEngine.device_uuid`."""
+    def check_buffer(self, buffer: "torch.Tensor", checksum: str) -> str | None:
+        """See `SGLangEngine.check_buffer`."""
         limit_s = self._config.engine_start_timeout_s + self._config.engine_update_timeout_s
-        return self._get(self._actor.device_uuid.remote(), limit_s, "telling its device")
+        reference = self._actor.check_buffer.remote(self._sharer.record(buffer), checksum)
+        return self._get(reference, limit_s, "reading a buffer on a GPU")
 
     def let_go(self) -> None:
         """See `SGLangEngine.let_go`."""

@@ -67,12 +67,13 @@ class WeightSink(Protocol):
 
 @runtime_checkable
 class DeviceSink(WeightSink, Protocol):
-    """A sink whose `load_bucket` also takes a buffer in the memory of one GPU, which need not be this process's own."""
+    """A sink whose `load_bucket` also takes a buffer in the memory of a GPU, if it can read that."""
 
-    def device_uuid(self) -> str | None:
-        """UUID of that GPU, as `torch.cuda.get_device_properties` gives it; None if it takes host memory alone.
+    def check_buffer(self, buffer: torch.Tensor, checksum: str) -> str | None:
+        """Reads a buffer ([bytes] uint8, on a GPU) as `load_bucket` would; loads nothing.
 
-        Of a sink that is spread over several GPUs, all of them with commas between.
+        Returns:
+            Why it cannot, such as a GPU of another machine; None if it can.
         """
         ...
 

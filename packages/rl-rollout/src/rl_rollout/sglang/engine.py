@@ -28,6 +28,7 @@ from rl_rollout.sglang.config import EngineConfig, ServerArguments, chosen_argum
 from rl_rollout.sglang.messages import (
     Abort,
     Answer,
+    CheckBuffer,
     DeviceBuffer,
     Drain,
     Flush,
@@ -42,7 +43,6 @@ from rl_rollout.sglang.messages import (
     Release,
     Resume,
     Task,
-    TellDevice,
     WireGeneration,
     WireRequest,
     WireSampling,
@@ -234,8 +234,7 @@ class SGLangEngine:
 
         Args:
             specs: name, dtype and shape of each.
-            buffer: in host memory, or in that of a GPU that SGLang's processes read themselves: the one of
-                `device_uuid`, or one of the same machine to which CUDA gives them access.
+            buffer: in host memory, or in that of a GPU which SGLang's processes read themselves (see `check_buffer`).
             checksum: see `rl_rollout.weights.checksum`.
 
         Raises:
@@ -319,13 +318,20 @@ class SGLangEngine:
         finally:
             os.close(descriptor)
 
-    def device_uuid(self) -> str | None:
-        """UUID of the GPU that holds the weights, or those of several with commas between; None on a CPU.
+    def check_buffer(self, buffer: "torch.Tensor | DeviceBuffer", checksum: str) -> str | None:
+        """Why SGLang's processes cannot read a buffer in the memory of a GPU; None if all of them can.
 
-        Time that the engine still needs to start counts.
+        They read that of their own GPUs, and of others of the same machine to which CUDA gives them access. Time that
+        the engine still needs to start counts.
+
+        Args:
+            buffer: [bytes] uint8.
+            checksum: see `rl_rollout.weights.checksum`.
         """
+        record = buffer if isinstance(buffer, DeviceBuffer) else self._sharer.record(buffer)
         self._ready()
-        return self._call(TellDevice(), self._config.engine_update_timeout_s, "telling its device").device_uuid
+        task = CheckBuffer(record, checksum)
+        return self._call(task, self._config.engine_update_timeout_s, "reading a buffer on a GPU").refusal
 
     def let_go(self) -> None:
         """Ends all mappings of GPU memory that buckets came in, so that their owner can free it."""

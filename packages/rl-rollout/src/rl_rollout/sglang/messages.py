@@ -140,8 +140,11 @@ class JoinGroup(msgspec.Struct, frozen=True, tag=True):
     """Of this engine's processes in the group, or the rank of one of them."""
 
 
-class TellDevice(msgspec.Struct, frozen=True, tag=True):
-    """Answered with the UUID of the GPU that holds the weights, or the UUIDs of several with commas between."""
+class CheckBuffer(msgspec.Struct, frozen=True, tag=True):
+    """Answered with a refusal if the buffer cannot be read, or has another checksum."""
+
+    buffer: DeviceBuffer
+    checksum: str
 
 
 class LetGo(msgspec.Struct, frozen=True, tag=True):
@@ -166,7 +169,7 @@ class ProcessIds(msgspec.Struct, frozen=True, tag=True):
     """Answered with the ids of the host and of the processes it started."""
 
 
-type Order = Load | ReadBack | JoinGroup | TellDevice | LetGo
+type Order = Load | CheckBuffer | ReadBack | JoinGroup | LetGo
 """What the weight loader in SGLang's own processes does."""
 type Task = Generate | Abort | Drain | Order | Flush | Release | Resume | ProcessIds
 
@@ -197,7 +200,6 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     process_ids: list[int] = []
     refusal: str | None = None
     """Why an order of weights was not carried out; None if it was."""
-    device_uuid: str | None = None
     seconds: dict[str, float] = {}
     """Time by phase of what was done."""
 

@@ -35,6 +35,7 @@ from rl_rollout.sglang.messages import (
     Answer,
     Call,
     Channel,
+    CheckBuffer,
     Drain,
     Failure,
     Flush,
@@ -48,7 +49,6 @@ from rl_rollout.sglang.messages import (
     Ready,
     Release,
     Resume,
-    TellDevice,
     WireGeneration,
     WireRequest,
     WireSampling,
@@ -57,7 +57,7 @@ from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Orde
 
 logger = logging.getLogger(__name__)
 
-type LoaderTask = LoadBucket | ReadTensors | JoinGroup | TellDevice | LetGo
+type LoaderTask = LoadBucket | CheckBuffer | ReadTensors | JoinGroup | LetGo
 
 # After its last answer the scheduler may still have to take its last batch apart.
 _FLUSH_S = 10.0
@@ -179,11 +179,9 @@ class ServedEngine:
                 self._abort(call_id)
             case Drain():
                 await self._idle.wait()
-            case Load() | ReadBack() | JoinGroup() | TellDevice() | LetGo():
+            case Load() | CheckBuffer() | ReadBack() | JoinGroup() | LetGo():
                 answer = await self._order(_order_of(call.task, descriptor))
-                return Answer(
-                    call.call_id, refusal=answer.refusal, device_uuid=answer.device_uuid, seconds=answer.seconds
-                )
+                return Answer(call.call_id, refusal=answer.refusal, seconds=answer.seconds)
             case Flush():
                 await self._flush()
             case Release():
@@ -286,7 +284,7 @@ class ServedEngine:
             await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
 
 
-def _order_of(task: Load | ReadBack | JoinGroup | TellDevice | LetGo, descriptor: int | None) -> LoaderTask:
+def _order_of(task: Load | CheckBuffer | ReadBack | JoinGroup | LetGo, descriptor: int | None) -> LoaderTask:
     match task:
         case Load(specs, checksum, num_bytes, buffer):
             return LoadBucket(specs, checksum, buffer or _file(descriptor, num_bytes))

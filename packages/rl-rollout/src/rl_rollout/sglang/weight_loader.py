@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from rl_rollout.sglang.load_plan import LoadPlan, SGLangModel, read_back
-from rl_rollout.sglang.messages import DeviceBuffer, DeviceStorage, GroupBuffer, JoinGroup, LetGo, TellDevice
+from rl_rollout.sglang.messages import CheckBuffer, DeviceBuffer, DeviceStorage, GroupBuffer, JoinGroup, LetGo
 from rl_rollout.sglang.weight_group import WeightGroup
 from rl_rollout.sglang.weight_orders import HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors
 from rl_rollout.weights import LANES, TensorSpec, aligned_places, checksum_of_sums
@@ -51,11 +51,12 @@ def load(model: SGLangModel, named: Sequence[tuple[str, torch.Tensor]]) -> None:
 
 def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
     device = next(model.parameters()).device
-    uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
     task = order.task
     match task:
         case LoadBucket():
             return _load(model, task, device)
+        case CheckBuffer():
+            _checked(task, device, {})
         case ReadTensors(specs, file):
             flat = _map_file(file, is_shared=True)
             for (name, dtype, shape), (start, stop) in zip(specs, aligned_places(specs), strict=True):
@@ -65,9 +66,7 @@ def _carry_out(model: SGLangModel, order: Order) -> OrderAnswer:
         case LetGo():
             _open_buffers.close()
             _group.free()
-        case TellDevice():
-            pass
-    return OrderAnswer(device_uuid=uuid)
+    return OrderAnswer()
 
 
 def _load(model: SGLangModel, task: LoadBucket, device: torch.device) -> OrderAnswer:
@@ -86,7 +85,7 @@ def _load(model: SGLangModel, task: LoadBucket, device: torch.device) -> OrderAn
     return OrderAnswer(seconds=seconds)
 
 
-def _checked(task: LoadBucket, device: torch.device, seconds: dict[str, float]) -> torch.Tensor:
+def _checked(task: LoadBucket | CheckBuffer, device: torch.device, seconds: dict[str, float]) -> torch.Tensor:
     """The bucket ([bytes] uint8), if it has the checksum; times by phase go into `seconds`."""
     started = time.perf_counter()
     match task.buffer:

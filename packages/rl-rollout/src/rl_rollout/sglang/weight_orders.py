@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rl_rollout.sglang.messages import DeviceBuffer, GroupBuffer, JoinGroup, LetGo, TellDevice
+from rl_rollout.sglang.messages import CheckBuffer, DeviceBuffer, GroupBuffer, JoinGroup, LetGo
 
 LOADER = "rl_rollout.sglang.weight_loader.load"
 """Name by which SGLang finds the loader."""
@@ -39,7 +39,7 @@ class ReadTensors(msgspec.Struct, frozen=True, tag=True):
 class Order(msgspec.Struct, frozen=True):
     """What to do, and the file that the answer goes to."""
 
-    task: LoadBucket | ReadTensors | JoinGroup | TellDevice | LetGo
+    task: LoadBucket | CheckBuffer | ReadTensors | JoinGroup | LetGo
     answer_path: str
 
 
@@ -48,17 +48,14 @@ class OrderAnswer(msgspec.Struct, frozen=True):
 
     refusal: str | None = None
     """Why the task was not carried out; None if it was."""
-    device_uuid: str | None = None
     seconds: dict[str, float] = {}
     """Time by phase: open, checksum, load."""
 
 
 def as_one(answers: Sequence[OrderAnswer]) -> OrderAnswer:
-    """What an engine's processes say together: the first refusal, all GPUs, and of each phase the longest time."""
+    """What an engine's processes say together: the first refusal, and of each phase the longest time."""
     phases = {phase for answer in answers for phase in answer.seconds}
-    uuids = [answer.device_uuid for answer in answers if answer.device_uuid is not None]
     return OrderAnswer(
         refusal=next((answer.refusal for answer in answers if answer.refusal is not None), None),
-        device_uuid=",".join(uuids) or None,
         seconds={phase: max(answer.seconds.get(phase, 0.0) for answer in answers) for phase in phases},
     )

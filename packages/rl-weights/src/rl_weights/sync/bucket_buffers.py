@@ -1,17 +1,12 @@
-"""The memory that buckets are filled into, on the device of the weights where the sinks can read it."""
+"""The memory that buckets are filled into."""
 
-import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
 
 from rl_weights.checksum import as_bytes
-
-logger = logging.getLogger(__name__)
-
-_HOST = torch.device("cpu")
 
 
 class BucketBuffers:
@@ -69,36 +64,6 @@ def _fixed_segments() -> Generator[None]:
         yield
     finally:
         change(given)
-
-
-def choose_device(
-    weights_on: torch.device, uuid_of_sink: Mapping[str, str | None], *, allow_peers: bool = False
-) -> torch.device:
-    """The weights' own device if every sink can read its memory; host memory otherwise, with a warning.
-
-    Args:
-        weights_on: device of the source's tensors.
-        uuid_of_sink: name of each sink -> UUID of the GPU whose memory it reads, or those of several with commas
-            between; None if it reads host memory alone.
-        allow_peers: whether GPUs are taken to read each other's memory.
-    """
-    if weights_on.type != "cuda":
-        return _HOST
-    uuid = str(torch.cuda.get_device_properties(weights_on).uuid)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    elsewhere = sinks_elsewhere(uuid, uuid_of_sink, allow_peers=allow_peers)
-    if not elsewhere:
-        return weights_on
-    logger.warning("weights on GPU %s travel through host memory, because of %s", uuid, ", ".join(elsewhere))
-    return _HOST
-
-
-def sinks_elsewhere(uuid: str, uuid_of_sink: Mapping[str, str | None], *, allow_peers: bool) -> list[str]:
-    """Each sink that cannot read the memory of the GPU, with where it is; see `choose_device`."""
-    return [
-        f"{name} on {other or 'no GPU'}"
-        for name, other in uuid_of_sink.items()
-        if other is None or (other != uuid and not allow_peers)
-    ]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ class SyncConfig:
 
     transport: TransportName = "auto"
     """"cuda_ipc": the engines read the writer's GPU memory, also from other GPUs of its machine; "host": the bytes are
-    handed to them; "auto": the first if all are on one GPU, else the second; "gloo", "nccl": a process group with each
+    handed to them; "auto": the first if every engine can, else the second; "gloo", "nccl": a process group with each
     engine; "disk": a shared folder."""
     mode: Literal["full", "delta"] = "full"
     """On a disk: everything, or what changed since the version before."""

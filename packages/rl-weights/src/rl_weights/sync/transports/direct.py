@@ -1,27 +1,35 @@
 """`cuda_ipc` and `host`: a sink is called with the bucket itself."""
 
+import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 
+from rl_weights.checksum import bucket_checksum
 from rl_weights.errors import SyncError
 from rl_weights.protocols import DeviceSink
-from rl_weights.sync.bucket_buffers import choose_device
+from rl_weights.sync.bucket_buffers import BucketBuffers
 from rl_weights.sync.plan import SyncPlan
 from rl_weights.sync.sink_worker import SinkCall, SinkWorker
 from rl_weights.sync.transports.transport import FilledBucket, submit_begin, submit_commit
+
+logger = logging.getLogger(__name__)
+
+_HOST = torch.device("cpu")
+_PROBE_BYTES = 2**20
 
 
 class DirectTransport:
     """The bucket lies on the GPU of the weights if every sink reads that GPU's memory (see `DeviceSink`).
 
-    Otherwise it lies in host memory, and how its bytes get to the engine is the sink's affair.
+    Sinks on other GPUs read it over NVLink or PCIe. If one cannot, the bucket lies in host memory, and how its bytes
+    get to the engine is the sink's affair.
 
     Args:
         allow_gpu: False keeps to host memory.
-        allow_host: False makes a sink that is on no GPU an error. Sinks on other GPUs are then to read the memory of
-            the weights' one over NVLink or PCIe; one that cannot says so when the first bucket comes.
+        allow_host: False makes a sink that cannot read the memory of that GPU an error.
     """
 
     def __init__(self, *, allow_gpu: bool = True, allow_host: bool = True) -> None:
@@ -33,19 +41,22 @@ class DirectTransport:
         self._moved_bytes = 0
 
     def bucket_device(self, weights_on: torch.device, workers: Sequence[SinkWorker]) -> torch.device:
-        """See `Transport`. The answer for these sinks stands unless one failed to say where it is."""
-        if not self._allow_gpu:
-            return torch.device("cpu")
+        """See `Transport`. Sinks are asked once, and again if one failed before it had answered."""
+        if not self._allow_gpu or (weights_on.type != "cuda" and self._allow_host):
+            return _HOST
         sinks = frozenset(id(worker.sink) for worker in workers)
         if sinks in self._device_for:
             return self._device_for[sinks]
-        uuids = _uuids(workers) if weights_on.type == "cuda" else {}
-        device = choose_device(weights_on, uuids, allow_peers=not self._allow_host)
+        refusals = _refusals(weights_on, workers)
         is_known = all(worker.failure is None for worker in workers)
-        if not self._allow_host and device.type != "cuda" and is_known:
-            raise SyncError(f"cuda_ipc: weights are on {weights_on}, and not every sink reads a GPU's memory")
+        reasons = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
+        if refusals and is_known and not self._allow_host:
+            raise SyncError(f"cuda_ipc: weights are on {weights_on}, and not every sink reads its memory: {reasons}")
+        device = _HOST if refusals else weights_on
         if is_known:
             self._device_for[sinks] = device
+            if refusals:
+                logger.warning("weights on %s travel through host memory, because of %s", weights_on, reasons)
         return device
 
     def begin(self, version: int, plan: SyncPlan, workers: Sequence[SinkWorker]) -> None:
@@ -78,14 +89,24 @@ class DirectTransport:
         """See `Transport`."""
 
 
-def _uuids(workers: Sequence[SinkWorker]) -> dict[str, str | None]:
-    """Name of each sink -> UUID of the GPU whose memory it reads. Waits for them."""
-    uuids: dict[str, str | None] = {}
+def _refusals(weights_on: torch.device, workers: Sequence[SinkWorker]) -> dict[str, str]:
+    """Name of each sink that cannot read memory of that device -> why. Waits for them."""
+    if weights_on.type != "cuda":
+        return {worker.name: f"there is no GPU memory on {weights_on}" for worker in workers}
+    refusals: dict[str, str] = {}
+    buffers = BucketBuffers(weights_on, _PROBE_BYTES, 1, is_filled_from_gpu=True)
+    buffers[0].copy_(torch.frombuffer(bytearray(os.urandom(_PROBE_BYTES)), dtype=torch.uint8))
+    checksum = bucket_checksum(buffers[0])
+    torch.cuda.synchronize(weights_on)  # sinks read without waiting for what is queued here
 
     def ask(worker: SinkWorker) -> None:
-        uuids[worker.name] = worker.sink.device_uuid() if isinstance(worker.sink, DeviceSink) else None
+        if not isinstance(worker.sink, DeviceSink):
+            refusals[worker.name] = "takes host memory alone"
+        elif (refusal := worker.sink.check_buffer(buffers[0], checksum)) is not None:
+            refusals[worker.name] = refusal
 
-    calls = [worker.submit("ask", "device_uuid()", partial(ask, worker)) for worker in workers]
+    calls = [worker.submit("ask", "check_buffer()", partial(ask, worker)) for worker in workers]
     for worker, call in zip(workers, calls, strict=True):
         worker.wait(call)
-    return uuids
+    buffers.free()
+    return refusals
