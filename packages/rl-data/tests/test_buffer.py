@@ -53,6 +53,39 @@ def test_a_state_holds_everything_exactly():
     assert encode_sample(group.samples[0]) == encode_sample(unfinished)
 
 
+def test_surplus_and_unfinished_groups_wait_in_one_order_that_a_state_keeps():
+    cut_off = make_sample(group_id="cut off", finish_reason=FinishReason.ABORT, policy_version=3)
+    whole = make_sample(group_id="cut off", index=1, reward=1.0, policy_version=3)
+    buffer = SampleBuffer(max_staleness=1)
+    buffer.put([make_group("surplus", policy_version=3)])
+    buffer.put([SampleGroup(group_id="cut off", samples=(cut_off, whole))])
+    buffer.put([make_group("later", policy_version=4)])
+    first = buffer.take(1, policy_version=4)
+    buffer.put_back(first)
+    restored = SampleBuffer(max_staleness=1)
+    restored.load_state_dict(buffer.state_dict())
+    for each in (buffer, restored):
+        taken = each.take(3, policy_version=4)
+        assert ids(taken) == ["surplus", "cut off", "later"]
+        assert [is_unfinished(group) for group in taken] == [False, True, False]
+        assert [sample.reward for sample in taken[1].samples] == [None, 1.0]
+        each.put_back(taken)
+        # One publish later the two older ones are two behind.
+        assert ids(each.take(3, policy_version=5)) == ["later"]
+        assert (len(each), each.num_expired) == (0, 2)
+
+
+def test_a_state_that_cannot_be_loaded_leaves_the_buffer_as_it_is():
+    buffer, other = SampleBuffer(), SampleBuffer()
+    buffer.put([make_group("a")])
+    other.put([make_group("b"), make_group("c")])
+    state = msgspec.json.decode(msgspec.json.encode(other.state_dict()))
+    state["groups"][1]["group_id"] = "d"
+    with pytest.raises(DataError, match=r"sample buffer, group 1: not a group: group d: holds samples of \['c'\]"):
+        buffer.load_state_dict(state)
+    assert ids(buffer.take(9, policy_version=1)) == ["a"]
+
+
 def test_states_of_other_versions_and_damaged_ones_are_refused():
     buffer = SampleBuffer()
     with pytest.raises(SchemaVersionError, match="expected state_version 1, found 2"):

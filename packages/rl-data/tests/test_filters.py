@@ -49,3 +49,18 @@ def test_a_function_of_the_caller_drops_under_its_own_reason():
     )
     assert [group.group_id for group in result.kept] == ["a"]
     assert result.dropped == {"one answer": 1}
+
+
+def test_every_group_is_kept_or_counted_once_under_the_first_reason():
+    groups = [
+        make_group("a", rewards=(0.0, 1.0)),
+        make_group("b", rewards=(1.0, 1.0)),
+        make_group("c", rewards=(1.0, float("nan"))),
+        SampleGroup(group_id="d", samples=()),
+        of_lengths(2, 9),
+    ]
+    filters = [ResponseLengths(max_tokens=8), RewardSpread(), DropIf(reason="mine", test=lambda group: True)]
+    result = apply_filters(groups, filters)
+    assert result.kept == ()
+    assert result.dropped == {"long responses": 1, "equal rewards": 1, "not scored": 1, "no samples": 1, "mine": 1}
+    assert apply_filters(groups, []).kept == tuple(groups)

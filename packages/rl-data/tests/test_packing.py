@@ -66,19 +66,41 @@ def test_every_token_stands_once_under_the_budget_and_the_weights_sum_to_one(
     assert batch.num_loss_tokens == sum(sample.num_loss_tokens for sample in samples)
 
 
-@given(lengths=LENGTHS, num_ranks=st.integers(1, 4), max_tokens=st.integers(64, 300))
+@given(
+    lengths=LENGTHS,
+    num_ranks=st.integers(1, 8),
+    max_tokens=st.integers(64, 300),
+    pad=st.sampled_from([1, 8, 64]),
+    attention_length=st.sampled_from([None, 10.0, 1000.0]),
+)
 @pytest.mark.parametrize("reduction", ["token", "sample"])
-def test_the_loss_does_not_depend_on_the_split(reduction: str, lengths: list[int], num_ranks: int, max_tokens: int):
-    """A loss that is a function of the token alone, summed with the weights, against one micro-batch on one rank."""
+def test_the_loss_does_not_depend_on_the_split(
+    reduction: str, lengths: list[int], num_ranks: int, max_tokens: int, pad: int, attention_length: float | None
+):
+    """A loss that is a function of token and advantage, summed with the weights, against the average by its meaning."""
     samples = samples_of(lengths)
-
-    def loss(batch: TrainBatch) -> float:
-        return float((np.sin(flat(batch, "tokens")) * flat(batch, "loss_weights").astype(np.float64)).sum())
-
-    split = pack(samples, num_ranks=num_ranks, max_tokens=max_tokens, loss_reduction=reduction)
-    whole = pack(samples, num_ranks=1, max_tokens=sum(lengths), loss_reduction=reduction)
-    # Equal weights in another order; the sums are of float64.
-    assert loss(split) == pytest.approx(loss(whole), abs=1e-12)
+    advantages = [float(np.cos(number)) for number in range(len(samples))]
+    batch = pack(
+        samples,
+        num_ranks=num_ranks,
+        max_tokens=max_tokens,
+        loss_reduction=reduction,
+        advantages=advantages,
+        pad_to_multiple=pad,
+        attention_length=attention_length,
+    )
+    losses = np.sin(flat(batch, "tokens")) * flat(batch, "advantages").astype(np.float64)
+    loss = (losses * flat(batch, "loss_weights").astype(np.float64)).sum()
+    of_samples = [
+        np.sin(sample.tokens[sample.loss_mask]) * np.float32(advantage)
+        for sample, advantage in zip(samples, advantages, strict=True)
+    ]
+    if reduction == "token":
+        expected = np.concatenate(of_samples).mean()
+    else:
+        expected = np.mean([each.mean() for each in of_samples if len(each)])
+    # Weights are float32, each off by at most 6e-8 of itself, and the losses are at most 1.
+    assert loss == pytest.approx(expected, abs=1e-7)
 
 
 def test_weights_are_the_hand_computed_ones():
@@ -122,13 +144,25 @@ def test_a_sample_without_trained_tokens_counts_for_nothing():
     assert weights.max() == pytest.approx(0.5)
 
 
-def test_long_responses_are_balanced_over_ranks():
-    lengths = np.random.default_rng(0).integers(100, 8193, 2048).tolist()
-    batch = pack(samples_of(lengths), num_ranks=8, max_tokens=9216)
-    tokens = np.array([sum(part.num_tokens for part in rank) for rank in batch.microbatches])
-    assert tokens.max() / tokens.mean() <= 1.02
+def long_samples(num_samples: int, seed: int) -> list[Sample]:
+    """Lengths of 100 to 8,192 tokens, as the project's bars for packing say."""
+    return samples_of(np.random.default_rng(seed).integers(100, 8193, num_samples).tolist())
+
+
+@pytest.mark.parametrize(("seed", "attention_length"), [(0, None), (1, None), (2, 20_000.0)])
+def test_two_thousand_long_samples_are_balanced_over_eight_ranks(seed: int, attention_length: float | None):
+    samples = long_samples(2048, seed)
+    batch = pack(samples, num_ranks=8, max_tokens=9216, attention_length=attention_length)
+    work = attention_work(batch, attention_length or np.inf)
+    assert len(work) == 8
+    assert work.max() / work.mean() <= 1.02
+    assert len({len(rank) for rank in batch.microbatches}) == 1
+    assert batch.num_tokens == sum(len(sample.tokens) for sample in samples)
+    tokens = flat(batch, "tokens")  # 0: padding, which a micro-batch without samples has
+    assert np.array_equal(np.sort(tokens[tokens > 0]), np.arange(1, batch.num_tokens + 1))
     # No micro-batch too many: as many as the tokens fill to 90 %.
-    assert len(batch.microbatches[0]) <= np.ceil(tokens.max() / (0.9 * 9216))
+    tokens_of_ranks = attention_work(batch, np.inf)
+    assert len(batch.microbatches[0]) <= np.ceil(tokens_of_ranks.max() / (0.9 * 9216))
 
 
 def attention_work(batch: TrainBatch, attention_length: float) -> np.ndarray:
@@ -181,9 +215,8 @@ def test_the_length_at_which_attention_costs_as_much_as_the_rest_by_hand():
         attention_length_of({**config, "vocab_size": None})
 
 
-def test_four_thousand_samples_pack_in_under_a_second():
-    lengths = np.random.default_rng(1).integers(100, 2048, 4096).tolist()
-    samples = samples_of(lengths)
+def test_four_thousand_long_samples_pack_in_under_a_second():
+    samples = long_samples(4096, seed=1)
     start = time.process_time()
     pack(samples, num_ranks=8, max_tokens=9216)
     assert time.process_time() - start < 1.0

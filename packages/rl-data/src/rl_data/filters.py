@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Protocol
 
 from rl_data.errors import DataError
@@ -25,8 +26,10 @@ class RewardSpread:
     """Groups whose greatest and least reward differ by no more than this are dropped."""
 
     def reason_to_drop(self, group: SampleGroup) -> str | None:
-        """ "equal rewards", or "not scored" where a sample has no reward."""
-        if any(sample.reward is None for sample in group.samples):
+        """ "equal rewards", "no samples", or "not scored" where a sample has no reward that is a finite number."""
+        if not group.samples:
+            return "no samples"
+        if any(sample.reward is None or not isfinite(sample.reward) for sample in group.samples):
             return "not scored"
         rewards = group.rewards
         return "equal rewards" if float(rewards.max() - rewards.min()) <= self.min_spread else None

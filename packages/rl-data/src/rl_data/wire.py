@@ -144,5 +144,8 @@ def group_from_json(value: JsonValue, *, where: str = "group") -> SampleGroup:
     samples = value.get("samples")
     if not isinstance(samples, list):
         raise DataError(f"{where}: expected samples as a list")
-    decoded = (sample_from_json(each, where=f"{where}, sample {number}") for number, each in enumerate(samples))
-    return SampleGroup(group_id=str(value["group_id"]), samples=tuple(decoded))
+    decoded = tuple(sample_from_json(each, where=f"{where}, sample {number}") for number, each in enumerate(samples))
+    try:
+        return SampleGroup(group_id=str(value["group_id"]), samples=decoded)
+    except ValueError as error:
+        raise DataError(f"{where}: not a group: {error}") from error
