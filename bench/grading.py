@@ -108,7 +108,7 @@ def _math_rate(graders: GraderPool, answers: Sequence[str]) -> float:
 def _hostile(answers: Sequence[str], num_hostile: int, timeout_s: float) -> dict[str, Any]:
     """Hostile answers on two threads, a good one after each: outcomes, the longest, and how many good ones were wrong.
 
-    The longest holds, beside the time limit, the start of a process in the place of one that was killed before.
+    The longest is from the question to the grade: the time limit, and what asking and stopping take.
     """
     with GraderPool(GraderConfig(rm_type="math", rm_timeout_s=timeout_s)) as graders, ThreadPoolExecutor(2) as threads:
         graders.grade_now("\\boxed{\\sqrt{16}}", "4")

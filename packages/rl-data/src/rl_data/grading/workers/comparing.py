@@ -1,34 +1,103 @@
 """Comparison of answers as mathematics. Only worker processes call it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
+from rl_data.grading.workers.failures import noticed_failures
 from rl_data.grading.workers.messages import Comparison, Verdict
 
 # Far more than what math-verify takes for a rounding, and far less than by which different answers differ.
 _CLEAR_DIFFERENCE = 1e-2
 # Where to try expressions: no point is special to any expression, and they are the same every time.
 _POINTS = (0.7391, 1.2874, 2.0419, 0.3917, 1.6403, 0.9238)
+# What math-verify says of a reference without a value, such as 1/0, and of chains of relations of different lengths.
+_NOT_COMPARABLE = ("Can't evaluate nan or zoo", "zip() argument 2 is")
+_WARM_UP = (
+    ("1/2", "0.5"),
+    ("x(x+1)", "x^2+x"),
+    ("2x=4", "x=2"),
+    ("(1,\\sqrt{4})", "(1,2)"),
+    ("\\{2,1\\}", "\\{1,2\\}"),
+    ("[1,\\sqrt{4}]", "[1,2]"),
+    ("x>2", "2<x"),
+    ("\\begin{pmatrix}1+1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\2\\end{pmatrix}"),
+    ("\\sin^2(x)+\\cos^2(x)", "1"),
+    ("\\int_0^1 x dx", "\\frac{1}{2}"),
+)
+"""Pairs of several kinds, equal or not."""
+
+
+def warm_up() -> None:
+    """Imports what comparing needs, and what sympy imports only when a kind of expression is met for the first time.
+
+    Raises:
+        RuntimeError: if 1/2 is not 0.5: then a library is missing or broken.
+    """
+    verdicts = [compare(Comparison(answer=answer, label=label)) for answer, label in _WARM_UP]
+    if verdicts[0].value != 1.0:
+        raise RuntimeError(f"math-verify does not work: {verdicts[0].reason}")
 
 
 def compare(task: Comparison) -> Verdict:
-    """Compares by math-verify, without its own time limits (they need signals of the main thread)."""
-    import math_verify as untyped
+    """Compares by math-verify, without its own time limits (they need signals of the main thread).
 
-    math_verify = cast(Any, untyped)
-    # Raw answers are not in math delimiters, without which LaTeX is not recognised.
-    gold: list[Any] = math_verify.parse(_delimited(task.label), parsing_timeout=None)
+    What math-verify takes for no mathematics is a wrong answer. Where it failed, or ran out of memory or depth, and
+    found nothing equal, nothing is known of the answer.
+
+    Raises:
+        Exception: what math-verify, or what it works with, failed with; see `is_failure`.
+    """
+    with noticed_failures("math_verify") as failures:
+        verdict = _compare(task)
+    if failures and not verdict.value:
+        raise next((failure for failure in failures if isinstance(failure, MemoryError)), failures[0])
+    return verdict
+
+
+def _compare(task: Comparison) -> Verdict:
+    gold = _parse(task.label)
     if not gold:
         return Verdict(value=0.0, reason="the reference answer is no mathematics, and the texts differ")
-    given: list[Any] = math_verify.parse(_delimited(task.answer), parsing_timeout=None)
+    given = _parse(task.answer)
     if not given:
         return Verdict(value=0.0, reason="no mathematics found in the answer")
     if _clearly_differ(gold, given):
         # Only the expressions' texts are left to compare, which takes no simplification.
         gold, given = ([one for one in each if isinstance(one, str)] for each in (gold, given))
-    is_right = bool(math_verify.verify(gold, given, timeout_seconds=None))
+    is_right = _equals(gold, given)
     relation = "equals" if is_right else "does not equal"
     return Verdict(value=float(is_right), reason=f"answer {task.answer[:80]!r} {relation} {task.label[:80]!r}")
+
+
+def _parse(text: str) -> list[Any]:
+    """The expression in the text and the text that was made of; the latter alone where it is no mathematics."""
+    import math_verify as untyped
+
+    # Raw answers are not in math delimiters, without which LaTeX is not recognised.
+    return cast(Any, untyped).parse(_delimited(text), parsing_timeout=None, raise_on_error=True)
+
+
+def _equals(gold: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Whether one of `gold` equals one of `given`.
+
+    Raises:
+        Exception: what math-verify raised for a pair, if no other pair is equal.
+    """
+    import math_verify as untyped
+
+    failure: Exception | None = None
+    for pair in itertools.product(gold, given):
+        try:
+            if cast(Any, untyped).verify(*pair, timeout_seconds=None, raise_on_error=True):
+                return True
+        except ValueError as error:
+            failure = failure if any(text in str(error) for text in _NOT_COMPARABLE) else error
+        except Exception as error:  # noqa: BLE001 - raised again, unless another pair is equal
+            failure = error
+    if failure is not None:
+        raise failure
+    return False
 
 
 def _delimited(text: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 READY = b"ready\n"
+READY_UNCONFINED = b"ready unconfined\n"
+"""The same, where the kernel cannot take from the process what comparing does not need."""
 MATH = "math"
 """Role of a worker that compares; any other is the path of the user's function."""
 
@@ -36,3 +38,5 @@ class Verdict(msgspec.Struct, kw_only=True, frozen=True):
 
     value: float | None
     reason: str
+    is_timeout: bool = False
+    """Whether there is none for want of time."""

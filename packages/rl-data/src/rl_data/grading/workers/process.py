@@ -1,8 +1,11 @@
 """One worker process, as its owner sees it: started when needed, asked with a deadline, killed when it passes."""
 
 import contextlib
+import functools
+import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +14,12 @@ import time
 
 import msgspec
 
-from rl_data.grading.workers.messages import MATH, READY, Call, Comparison, Request, Verdict
+from rl_data.grading.workers.messages import MATH, READY, READY_UNCONFINED, Call, Comparison, Request, Verdict
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 1.0
+"""What a process may take beyond a task's time to stop by itself; then it is killed."""
 
 _START_TIMEOUT_S = 120.0
 """Importing sympy takes half a second on an idle machine, and much longer on one that starts engines as well."""
@@ -59,38 +67,50 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 env=self._environment(),
+                start_new_session=True,  # so that all that it starts can be ended with it
             )
         try:
             line = self._read_line(_START_TIMEOUT_S)
         except TimeoutError:
             self.kill()
             raise WorkerCrashError(f"a grading process did not start within {_START_TIMEOUT_S:.0f} s") from None
-        if line != READY:
+        if line == READY_UNCONFINED:
+            _warn_of_unconfined()
+        elif line != READY:
+            self.kill()
             raise WorkerCrashError(f"a grading process failed to start: {self._last_words()}")
 
     def ask(self, task: Comparison | Call, timeout_s: float) -> Verdict:
-        """The verdict, within `timeout_s` from now, the start of the process not counted.
+        """The verdict. The time counts from when a process that is ready takes the task.
+
+        One that compares stops by itself when the time is up and is ready for the next task at once; should it not
+        stop within GRACE_S more, it is killed. One that runs the user's function is killed when the time is up.
 
         Raises:
-            TimeoutError: if it took longer; the process is dead then.
+            TimeoutError: if it took longer.
             WorkerCrashError: if the process died.
         """
         self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
-        # The child ends itself a little later, should this process be gone by then.
-        request = Request(task=task, timeout_s=timeout_s + 1.0)
+        # A child with the user's function ends itself a little later, should this process be gone by then.
+        stops_itself = self._role == MATH
+        limit_s = timeout_s + (GRACE_S if stops_itself else 0.0)
+        request = Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else GRACE_S))
         try:
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
-            return msgspec.json.decode(self._read_line(timeout_s), type=Verdict)
+            verdict = msgspec.json.decode(self._read_line(limit_s), type=Verdict)
         except TimeoutError:
             self.kill()
             raise
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
             self.kill()
             raise WorkerCrashError(f"a grading process died: {self._last_words()}") from error
+        if verdict.is_timeout:
+            raise TimeoutError
+        return verdict
 
     def kill(self) -> None:
         """Ends the process, if one runs; the next question starts another. Not while another thread asks."""
@@ -98,7 +118,7 @@ class WorkerProcess:
             process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
+        _kill(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -113,7 +133,7 @@ class WorkerProcess:
         with self._lock:
             self._is_closed = True
             if self._process is not None:
-                self._process.kill()
+                _kill(self._process)
 
     def close(self) -> None:
         """Frees everything, after `interrupt` and when no thread asks any more."""
@@ -153,3 +173,18 @@ class WorkerProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it left no message"
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Ends the process and all that it started."""
+    if process.poll() is None:  # else its number may be another's by now
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@functools.cache
+def _warn_of_unconfined() -> None:
+    """Says it once."""
+    logger.warning(
+        "grading processes are not confined: that takes Linux on x86-64 or 64-bit ARM, and a system that allows seccomp"
+    )
