@@ -27,6 +27,9 @@ class HubServer(ThreadingHTTPServer):
         """Method, path and Range of every request."""
         self.fails_after: int | None = None
         """Bytes after which a large file's connection breaks; its next requests are refused."""
+        self.stalls: dict[str, int] = {}
+        """Paths of which, after as many bytes, nothing more comes until the server ends."""
+        self.is_over = threading.Event()
         self.gated: set[str] = set()
         self.corrupt: set[str] = set()
         """Paths of which another content is sent than was described."""
@@ -104,6 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": self.server.commit}
         if first:
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        if path in self.server.stalls:
+            self.send(200, content[: self.server.stalls[path]], headers, length=len(content))
+            self.server.is_over.wait()
+            self.close_connection = True
+            return
         limit = self.server.fails_after
         if limit is not None and len(content) >= LARGE_BYTES:
             if first:
@@ -158,5 +166,6 @@ def serving(repos: Mapping[str, Mapping[str, bytes]]) -> Iterator[HubServer]:
         try:
             yield server
         finally:
+            server.is_over.set()
             server.shutdown()
             thread.join()

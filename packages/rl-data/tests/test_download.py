@@ -1,17 +1,20 @@
+import hashlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from rl_data import DataError
+from rl_data import DataError, load_tokenizer
 from rl_data.cli import main
 from rl_data.hub import download
+from rl_data.hub.checks import check_model
 from rl_data.rows import open_rows
 
 pytest.importorskip("huggingface_hub")
@@ -53,6 +56,7 @@ REPOS = {
     "models/Qwen/Qwen3-4B": {
         "config.json": b'{"model_type": "qwen3"}',
         "tokenizer_config.json": b"{}",
+        "tokenizer.json": b'{"version": "1.0"}',
         "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}',
         "model-1.safetensors": WEIGHTS,
         "model-2.safetensors": WEIGHTS[::-1],
@@ -60,6 +64,7 @@ REPOS = {
     },
     "datasets/teknium/OpenHermes-2.5": {"README.md": b"# OpenHermes\n", "openhermes2_5.json": OPENHERMES},
     "datasets/some/pictures": {"pictures.csv": b"name\n"},
+    "datasets/some/parts": {"a.jsonl": PROMPTS, "b.jsonl": PROMPTS, "c.jsonl": PROMPTS + PROMPTS},
     "datasets/some/half": {"rows.jsonl": b'{"question": "?"}\n'},
 }
 
@@ -185,7 +190,7 @@ def test_what_is_whole_is_not_fetched_again_and_what_is_damaged_is(
     damaged.write_bytes(bytes(len(WEIGHTS)))
     capsys.readouterr()
     assert fetch(hub, "qwen3-4b", tmp_path) == 0
-    assert "1 files fetched, 4 were there" in capsys.readouterr().out
+    assert "1 files fetched, 5 were there" in capsys.readouterr().out
     assert contents(hub) == [("model-1.safetensors", None)]
     assert damaged.read_bytes() == WEIGHTS
 
@@ -202,6 +207,105 @@ def test_a_broken_download_goes_on_where_it_ended(hub, tmp_path: Path, capsys: p
     assert contents(hub) == [("model-1.safetensors", "bytes=20000-"), ("model-2.safetensors", None)]
     assert (tmp_path / "model-1.safetensors").read_bytes() == WEIGHTS
     assert not list((tmp_path / ".rl-data" / "download").iterdir())
+
+
+DOWNLOAD = """
+import sys
+import huggingface_hub.constants
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000  # of what is written at once, 10 MB otherwise
+from rl_data.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def kill_in_the_middle(server: "hub_server.HubServer", words: list[str], part_of: Path) -> None:
+    """Starts a download in a process of its own and kills it when some of a file, and not all, has come."""
+    command = [sys.executable, "-c", DOWNLOAD, "download", *words, "--endpoint", server.url]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (part_of.exists() and part_of.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_download_passes_for_nothing_and_goes_on_where_it_ended(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = {"large.jsonl": PROMPTS * 20}
+    hub.repos["datasets/some/parts"] |= data
+    part = tmp_path / ".rl-data" / "download" / f"{hashlib.sha256(data['large.jsonl']).hexdigest()}.part"
+    hub.stalls["large.jsonl"] = 30_000
+    kill_in_the_middle(hub, ["some/parts", "--to", str(tmp_path)], part)
+    num_there = part.stat().st_size
+    assert 0 < num_there <= 30_000
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    message = (
+        r"the download of some/parts was not finished, large\.jsonl is missing: `rl-data download some/parts --endpoint"
+    )
+    for source in (str(tmp_path), f"{tmp_path}/*.jsonl", f"{tmp_path}@[:3]"):
+        with pytest.raises(DataError, match=message):
+            open_rows(source)
+    assert len(open_rows(f"{tmp_path}/a.jsonl")) == 30
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rows.jsonl").write_bytes(PROMPTS)
+    assert len(open_rows(f"{tmp_path}/mine")) == 30  # nothing of the download belongs there
+    (tmp_path / "mine" / "rows.jsonl").unlink()
+    hub.stalls.clear()
+    hub.requests.clear()
+    assert fetch(hub, "some/parts", tmp_path) == 0
+    assert "1 files fetched, 3 were there" in capsys.readouterr().out
+    assert contents(hub) == [("large.jsonl", f"bytes={num_there}-")]
+    assert (tmp_path / "large.jsonl").read_bytes() == data["large.jsonl"]
+    assert len(open_rows(str(tmp_path))) == 30 * 24
+    assert not list(part.parent.iterdir())
+
+
+def test_the_folder_of_a_model_that_has_not_come_whole_is_refused(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    hub.fails_after = 20_000
+    assert fetch(hub, "qwen3-4b", tmp_path) == 2
+    capsys.readouterr()
+    message = (
+        r"of Qwen/Qwen3-4B was not finished, model-1\.safetensors is missing: `rl-data download qwen3-4b --endpoint"
+    )
+    with pytest.raises(DataError, match=message):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (["tokenizer.json"], "expected tokenizer.json or vocab.json+merges.txt or tokenizer.model of a model, found"),
+        (["config.json", "model-1.safetensors"], "expected config.json, model-1.safetensors of a model, found"),
+        (["model-1.safetensors", "model-2.safetensors"], "expected model-1.safetensors, model-2.safetensors of a"),
+        (["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"], "expected *.safetensors of"),
+    ],
+)
+def test_a_model_that_lacks_something_is_told_all_that_it_lacks(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: list[str], message: str
+):
+    for name in gone:
+        del hub.repos["models/Qwen/Qwen3-4B"][name]
+    assert fetch(hub, "qwen3-4b", tmp_path) == 2
+    assert f"{tmp_path}: {message}" in capsys.readouterr().err
+
+
+def test_a_model_has_a_vocabulary_in_one_of_its_forms_and_an_index_of_its_parts(tmp_path: Path):
+    for name in ("config.json", "tokenizer_config.json", "vocab.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"expected tokenizer\.json or vocab\.json\+merges\.txt or"):
+        check_model(tmp_path)
+    (tmp_path / "merges.txt").write_text("")
+    assert check_model(tmp_path) == "1 files of weights"
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(DataError, match=r"expected model\.safetensors\.index\.json of a model"):
+        check_model(tmp_path)
 
 
 def test_other_bytes_than_the_hub_described_are_refused(hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -246,7 +350,7 @@ def test_a_hub_that_is_not_there_and_repositories_that_lack_something_are_errors
     assert "zhuzilin/aime-2024: ConnectError" in capsys.readouterr().err
     del hub.repos["models/Qwen/Qwen3-4B"]["model-2.safetensors"]
     assert fetch(hub, "qwen3-4b", tmp_path / "model") == 2
-    assert "expected weights in ['model-2.safetensors'], found config.json" in capsys.readouterr().err
+    assert "expected model-2.safetensors of a model, found config.json" in capsys.readouterr().err
     hub.repos["datasets/zhuzilin/aime-2024"]["aime-2024.jsonl"] = b'{"question": "?"}\n'
     assert fetch(hub, "aime-2024", tmp_path / "aime") == 2
     assert "expected keys ['prompt', 'label'], found keys ['question']" in capsys.readouterr().err

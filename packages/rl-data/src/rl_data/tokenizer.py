@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
+from rl_data.rows.unfinished import check_finished
 
 # What AutoTokenizer takes for a model type and the `tokenizer_class` of tokenizer_config.json, where that is plain.
 # Importing AutoTokenizer itself imports transformers' generation, with the most of its seconds.
@@ -74,13 +75,15 @@ def load_tokenizer(path: str | Path, *, needs_chat_template: bool = False) -> To
     The first call takes some seconds, for it imports transformers.
 
     Raises:
-        DataError: if the folder or its tokenizer is missing or damaged, or has no chat template where one is needed.
+        DataError: if the folder or its tokenizer is missing or damaged, or has no chat template where one is needed; if
+            a download of the model was not finished.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(
             f"{folder}: expected a folder with a tokenizer, found {'a file' if folder.exists() else 'nothing'}"
         )
+    check_finished(folder, lambda missing: missing.parent == folder.resolve())
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         present = sorted(entry.name for entry in folder.iterdir())[:10]
         raise DataError(f"{folder}: expected tokenizer.json or tokenizer_config.json, found {present}")

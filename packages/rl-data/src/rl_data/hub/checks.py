@@ -1,5 +1,6 @@
 """Whether what was downloaded can be used: a model has its weights and its tokenizer, a data set has rows."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,27 +14,39 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+"""The files of a vocabulary, in each form that is published."""
+_NUMBERED = re.compile(r"-\d+-of-\d+\.safetensors$")
+
+
 def check_model(folder: Path) -> str:
     """Says what is there, for a person.
 
     Raises:
-        DataError: if the configuration, the tokenizer or a file of weights is missing.
+        DataError: naming every file that is missing of the configuration, the tokenizer and the weights.
     """
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: expected {name} of a model, found {_names(folder)}")
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        missing.append(" or ".join("+".join(names) for names in _TOKENIZERS))
+    weights = _weights_of(folder)
+    missing += [name for name in weights if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder}: expected {', '.join(missing)} of a model, found {_names(folder)}")
+    return f"{len(weights)} files of weights"
+
+
+def _weights_of(folder: Path) -> list[str]:
+    """The files of weights that there must be: those of the index or, without one, the one that is there."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            files = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+            return sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
         except msgspec.MsgspecError as error:
             raise DataError(f"{index}: not an index of weights: {error}") from error
-    else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing or not files:
-        raise DataError(f"{folder}: expected weights in {missing or '*.safetensors'}, found {_names(folder)}")
-    return f"{len(files)} files of weights"
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if any(_NUMBERED.search(name) for name in found):
+        return [index.name]
+    return found or ["*.safetensors"]
 
 
 def check_data_set(folder: Path, repo: HubRepo) -> str:

@@ -52,12 +52,14 @@ def download(
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{to}: cannot be made: {error.strerror}") from error
-    fetcher = Fetcher(repo.name, repo.kind, found.commit, to, endpoint=endpoint)
+    flags = {"--type": kind, "--revision": revision, "--endpoint": endpoint}
+    command = " ".join(["rl-data download", name, *(f"{flag} {value}" for flag, value in flags.items() if value)])
+    fetcher = Fetcher(repo.name, repo.kind, found.commit, to, endpoint=endpoint, command=command)
     missing = sum(fetcher.num_missing_bytes(file) for file in found.files)
     free = shutil.disk_usage(to).free
     if missing > free:
         raise DataError(f"{to}: {repo.name} needs {missing / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
-    num_fetched = sum([fetcher.fetch(file) for file in found.files])
+    num_fetched = fetcher.fetch_all(found.files)
     return Download(
         repo=repo,
         commit=found.commit,

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from rl_data.errors import DataError
 from rl_data.hub.catalog import RepoType
 from rl_data.hub.errors import hub_errors
 from rl_data.hub.files import HubFile
+from rl_data.rows.unfinished import PLACE, note_finished, note_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +24,20 @@ class Fetcher:
     What is unfinished lies in FOLDER/.rl-data/download, under the digest of the whole file: a later call goes on with
     it, also after this process was killed. huggingface_hub's own download into a folder begins a file anew then
     (1.33), which is why its `http_get` is called here; to be given up for `snapshot_download` when that resumes.
+
+    Args:
+        command: what a user who finds the folder unfinished has to say again.
     """
 
-    def __init__(self, name: str, kind: RepoType, commit: str, folder: Path, *, endpoint: str | None) -> None:
+    def __init__(
+        self, name: str, kind: RepoType, commit: str, folder: Path, *, endpoint: str | None, command: str
+    ) -> None:
         self._name = name
         self._kind = kind
         self._commit = commit
         self._folder = folder
         self._endpoint = endpoint
+        self._command = command
 
     def num_missing_bytes(self, file: HubFile) -> int:
         """What is still to come of a file that is not there; whether what is there is right is not looked at."""
@@ -38,16 +46,30 @@ class Fetcher:
         part = self._part(file)
         return max(0, file.size - (part.stat().st_size if part.is_file() else 0))
 
-    def fetch(self, file: HubFile) -> bool:
-        """Makes FOLDER/PATH the file; False if it was there already. Shows a progress bar.
+    def fetch_all(self, files: Sequence[HubFile]) -> int:
+        """Makes FOLDER/PATH each of the files; returns how many were not there already. Shows progress bars.
+
+        From the first byte to the last the folder is one that is not finished (`rl_data.rows.unfinished`).
 
         Raises:
-            DataError: if it cannot be fetched or written, or what came is not what the hub said.
+            DataError: if one cannot be fetched or written, or what came is not what the hub said.
         """
-        to = self._folder / file.path
-        if is_whole(to, file):
-            return False
-        part = self._part(file)
+        num_fetched = 0
+        for file in files:
+            if is_whole(self._folder / file.path, file):
+                continue
+            if num_fetched == 0:
+                with hub_errors(self._name):
+                    paths = [file.path for file in files]
+                    note_unfinished(self._folder, self._name, paths, command=self._command)
+            self._fetch(file)
+            num_fetched += 1
+        with hub_errors(self._name):
+            note_finished(self._folder, self._name)
+        return num_fetched
+
+    def _fetch(self, file: HubFile) -> None:
+        to, part = self._folder / file.path, self._part(file)
         with hub_errors(f"{self._name}: {file.path}"):
             part.parent.mkdir(parents=True, exist_ok=True)
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +81,9 @@ class Fetcher:
                     "it was deleted: try again"
                 )
             os.replace(part, to)
-        return True
 
     def _part(self, file: HubFile) -> Path:
-        return self._folder / ".rl-data" / "download" / f"{file.digest}.part"
+        return self._folder / PLACE / f"{file.digest}.part"
 
     def _get(self, file: HubFile, part: Path) -> None:
         import huggingface_hub as untyped

@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from rl_data.errors import DataError
@@ -11,6 +12,7 @@ from rl_data.rows.hub import PREFIX, open_hub
 from rl_data.rows.json_list import JsonListFile, holds_list
 from rl_data.rows.jsonl import JsonlFile
 from rl_data.rows.row_file import RowFile
+from rl_data.rows.unfinished import check_finished
 
 _SLICE = re.compile(r"^(?P<source>.+)@\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -48,16 +50,25 @@ def _open_files(source: str) -> RowFile:
         files = [file for one in found for file in (_files_of_folder(Path(one)) if Path(one).is_dir() else [Path(one)])]
         if not files:
             raise DataError(f"{source}: expected files of this pattern, found none")
+        for folder in {file.parent: None for file in files}:
+            _check_beside(folder, {file.suffix for file in files if file.parent == folder})
         parts = [_open_file(file) for file in files]
     return RowChain(parts) if len(parts) > 1 else parts[0]
+
+
+def _check_beside(folder: Path, endings: Collection[str]) -> None:
+    """Raises DataError if a download still owes the folder itself a file with one of the endings."""
+    check_finished(folder, lambda missing: missing.parent == folder.resolve() and missing.suffix in endings)
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
     """The data files in a folder and in those in it, hidden ones left out.
 
     Raises:
-        DataError: if there is none, or they are of several formats: one may well be a copy of the other.
+        DataError: if there is none, they are of several formats, of which one may well be a copy of the other, or a
+            download into the folder was not finished.
     """
+    check_finished(folder, lambda missing: bool(_format_of(missing)))
     found = [
         path
         for path in sorted(folder.rglob("*"))

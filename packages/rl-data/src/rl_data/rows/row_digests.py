@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -59,7 +59,16 @@ def _write(rows: Iterator[Row | None], out: BinaryIO) -> tuple[int]:
 def _digest_of(rows: Iterator[Row | None]) -> bytes:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for row in rows:
-        # A table gives all of its rows every key; one that the earlier rows lacked is null in them.
-        found = None if row is None else {key: value for key, value in row.items() if value is not None}
-        digest.update(_ENCODER.encode(found) + b"\n")
+        encoded = _ENCODER.encode(row)
+        if b"null" in encoded:
+            encoded = _ENCODER.encode(_without_nulls(row))
+        digest.update(encoded + b"\n")
     return digest.digest()
+
+
+def _without_nulls(value: object) -> object:
+    """Without the keys whose value is null: a table gives all of its rows a key that only a later one has."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return {key: _without_nulls(inner) for key, inner in pairs if inner is not None}
+    return [_without_nulls(inner) for inner in cast("list[object]", value)] if isinstance(value, list) else value
