@@ -218,6 +218,20 @@ def test_stats_count_characters_of_content_and_none_of_roles(write_jsonl: Write,
     assert stats["lengths"]["characters"]["max"] == len("a text")
 
 
+def test_a_row_that_is_no_json_is_named_and_does_not_hide_the_others(
+    model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    path = write_jsonl(["nonsense", CONVERSATION])
+    assert main(["render", path, "--tokenizer", model, "--row", "1"]) == 0
+    assert capsys.readouterr().err == f"\n{path}:2: 26 tokens, 2 trained\n"
+    for command in ("render", "stats"):
+        assert main([command, path, "--tokenizer", model]) == 2
+        assert capsys.readouterr().err.startswith(f"rl-data: {path}:1: not valid JSON")
+    path = write_jsonl(["nonsense"])
+    assert main(["render", path, "--tokenizer", model]) == 2
+    assert f"none of 1 rows is a JSON object; the first: {path}:1: not valid JSON" in capsys.readouterr().err
+
+
 def test_stats_of_which_no_row_is_left_for_training_say_so(
     model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
 ):
@@ -225,6 +239,9 @@ def test_stats_of_which_no_row_is_left_for_training_say_so(
     assert main(["stats", path, "--tokenizer", model, "--max-length", "25"]) == 2
     message = f"none of 1 rows is left: 1 dropped; such as {path}:1: 26 tokens, at most 25 are wanted"
     assert message in capsys.readouterr().err
+    assert main(["render", path, "--tokenizer", model, "--max-length", "9", "--on-long-conversation", "cut"]) == 0
+    expected = f"dropped: {path}:1: 26 tokens, at most 9 are wanted, of which none is to be trained\n"
+    assert capsys.readouterr() == ("", expected)
 
 
 def test_prepare_makes_messages_in_parquet(tmp_path: Path, write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
@@ -313,7 +330,7 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
         ([*render, "--as", "prompts", "--max-length", "9"], "--max-length: prompts are not read by it"),
         (
             [*render, "--as", "prompts", "--apply-chat-template-kwargs", '{"a": 1}'],
-            "--apply-chat-template-kwargs has no effect on prompts without --apply-chat-template",
+            "--apply-chat-template-kwargs: it has no effect on prompts without --apply-chat-template",
         ),
         (["stats", path, "--max-length", "9"], "--max-length: it has no effect without --tokenizer"),
         (["stats", path, "--as", "prompts"], "--as prompts: it has no effect without --tokenizer"),

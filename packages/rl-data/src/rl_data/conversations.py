@@ -77,8 +77,10 @@ class ConversationSource(Source[Sample]):
         length, most = len(rendered.tokens), self._config.max_length
         if most is None or length <= most:
             return self._sample(rendered.tokens, rendered.loss_mask, reference)
-        if self._config.on_long_conversation == "drop" or not rendered.loss_mask[:most].any():
+        if self._config.on_long_conversation == "drop":
             raise TooLongError(length, most)
+        if not rendered.loss_mask[:most].any():
+            raise TooLongError(length, most, why_not_cut="of which none is to be trained")
         return Cut(self._sample(rendered.tokens[:most], rendered.loss_mask[:most], reference), length, most)
 
     def _sample(self, tokens: NDArray[np.int32], loss_mask: NDArray[np.bool_], reference: RowReference) -> Sample:
@@ -109,7 +111,7 @@ class ConversationSource(Source[Sample]):
             found = _schema_of(value)
             if found is None or self._schema in (None, found):
                 raise
-            first = self.where(self._first_row_number)
+            first = self._rows.where(self._first_row_number)
             raise DataError(f"{error}; {first} has {self._schema}, and all rows must be of one schema") from error
 
     def _arguments(self, row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -26,13 +26,15 @@ _MAX_NOTES = 100_000
 class TooLongError(Exception):
     """An item with more tokens than wanted; it is dropped and counted."""
 
-    def __init__(self, num_tokens: int, max_tokens: int) -> None:
+    def __init__(self, num_tokens: int, max_tokens: int, *, why_not_cut: str = "") -> None:
         super().__init__(num_tokens, max_tokens)
         self.num_tokens = num_tokens
         self.max_tokens = max_tokens
+        self.why_not_cut = why_not_cut
 
     def __str__(self) -> str:
-        return f"{self.num_tokens} tokens, at most {self.max_tokens} are wanted"
+        wanted = f"{self.num_tokens} tokens, at most {self.max_tokens} are wanted"
+        return f"{wanted}, {self.why_not_cut}" if self.why_not_cut else wanted
 
 
 class RowFate(StrEnum):
@@ -257,12 +259,13 @@ class Source[Item](ABC):
         if self._reading.on_bad_row == "stop":
             return NumberedRow(0, self._rows.row(0))
         first: NumberedRow | None = None
-        for numbered in self._rows.rows(lambda row, error: None):
+        errors: list[DataError] = []
+        for numbered in self._rows.rows(lambda row, error: errors.append(error) if not errors else None):
             if is_good(numbered.row):
                 return numbered
             first = first or numbered
         if first is None:
-            raise DataError(f"{self._reading.name}: none of {len(self)} rows is a JSON object")
+            raise DataError(f"{self._reading.name}: none of {len(self)} rows is a JSON object; the first: {errors[0]}")
         return first
 
     def _next(self, num_items: int) -> Made[Item]:

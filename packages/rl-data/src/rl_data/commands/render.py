@@ -4,8 +4,8 @@ import argparse
 import itertools
 import sys
 
-from rl_data.commands.flags import add_rendering, add_source, add_tokenizer
-from rl_data.commands.rendering import open_training
+from rl_data.commands.flags import add_rendering, add_source, add_tokenizer, open_source
+from rl_data.commands.rendering import check_flags, open_training
 from rl_data.errors import DataError
 from rl_data.source import RowFate
 from rl_data.tokenizer import load_tokenizer
@@ -29,11 +29,13 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the row to standard output, and the number of tokens, and what was left out, to standard error."""
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    rows = open_training(arguments, tokenizer)
+    rows = open_source(arguments)
     if not 0 <= arguments.row < len(rows):
         raise DataError(f"{', '.join(arguments.source)}: expected a row in [0, {len(rows)}), got {arguments.row}")
-    tokens, mask, note = rows.render(arguments.row)
+    check_flags(arguments)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    # Other rows are let pass: one that cannot be used is named when it is asked for.
+    tokens, mask, note = open_training(arguments, tokenizer, on_bad_row="skip").render(arguments.row)
     is_green = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())
     opening, closing = (_GREEN, _PLAIN) if is_green else ("[[", "]]")
     pairs = zip(tokens.tolist(), mask.tolist(), strict=True)

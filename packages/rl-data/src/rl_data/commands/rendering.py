@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,6 @@ class TrainingRows:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self._source)
-
-    def where(self, row: int) -> str:
-        """How messages name a row."""
-        return self._source.where(row)
 
     def render(self, row: int) -> RenderedRow:
         """What becomes of a row.
@@ -105,37 +101,45 @@ class TrainingRows:
             )
 
 
-def open_training(arguments: argparse.Namespace, tokenizer: Tokenizer) -> TrainingRows:
+def open_training(
+    arguments: argparse.Namespace, tokenizer: Tokenizer, *, on_bad_row: Literal["stop", "skip"]
+) -> TrainingRows:
     """The rows that the flags name, read as they say.
+
+    Args:
+        on_bad_row: what a first row does that is no JSON object, for the first one tells the schema.
 
     Raises:
         DataError: if flags do not go together, the data is missing or empty, or the chat template is of no use.
     """
-    # A first row that is no JSON object is named when it is asked for, not when another one is.
-    reading = {"prompt_data": tuple(arguments.source), "num_data_workers": 0, "on_bad_row": "skip"}
+    reading = {"prompt_data": tuple(arguments.source), "num_data_workers": 0, "on_bad_row": on_bad_row}
     given = {**reading, **_given(arguments, ("input_key", *BOTH))}
-    of_conversations, of_prompts = _given(arguments, OF_CONVERSATIONS), _given(arguments, OF_PROMPTS)
     if arguments.kind == "prompts":
-        _refuse(of_conversations, "prompts are not read by it; conversations are read without --as prompts")
-        if "apply_chat_template_kwargs" in given and "apply_chat_template" not in of_prompts:
-            raise DataError("--apply-chat-template-kwargs has no effect on prompts without --apply-chat-template")
-        return TrainingRows(PromptSource(PromptDataConfig(**given, **of_prompts), tokenizer))
-    _refuse(of_prompts, "conversations are not read by it; prompts need --as prompts")
+        return TrainingRows(PromptSource(PromptDataConfig(**given, **_given(arguments, OF_PROMPTS)), tokenizer))
     hint = "" if arguments.kind else " (read as a conversation; prompts need --as prompts)"
-    source = ConversationSource(ConversationDataConfig(**given, **of_conversations), tokenizer)
-    return TrainingRows(source, hint=hint)
+    config = ConversationDataConfig(**given, **_given(arguments, OF_CONVERSATIONS))
+    return TrainingRows(ConversationSource(config, tokenizer), hint=hint)
 
 
-def require_tokenizer(arguments: argparse.Namespace) -> None:
-    """Does nothing if there is a tokenizer, or no flag that asks for one.
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Does nothing if every flag of `flags.add_rendering` has an effect.
 
     Raises:
-        DataError: naming the first flag that has no effect without.
+        DataError: naming the first flag that has none.
     """
+    of_prompts = _given(arguments, OF_PROMPTS)
     if arguments.tokenizer is None:
         if arguments.kind:
             raise DataError(f"--as {arguments.kind}: it has no effect without --tokenizer")
         _refuse(_given(arguments, (*BOTH, *OF_CONVERSATIONS, *OF_PROMPTS)), "it has no effect without --tokenizer")
+    elif arguments.kind != "prompts":
+        _refuse(of_prompts, "conversations are not read by it; prompts need --as prompts")
+    else:
+        reason = "prompts are not read by it; conversations are read without --as prompts"
+        _refuse(_given(arguments, OF_CONVERSATIONS), reason)
+        if "apply_chat_template" not in of_prompts:
+            reason = "it has no effect on prompts without --apply-chat-template"
+            _refuse(_given(arguments, ("apply_chat_template_kwargs",)), reason)
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rl_data.commands.flags import (
     max_bad_rows,
     open_source,
 )
-from rl_data.commands.rendering import TrainingRows, open_training, require_tokenizer
+from rl_data.commands.rendering import TrainingRows, check_flags, open_training
 from rl_data.errors import DataError
 from rl_data.histogram import as_svg, as_text, histogram_of
 from rl_data.source import RowFate
@@ -38,9 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
     picture = cast("Path | None", arguments.histogram)
     if picture is not None:
         _check_picture(picture)
-    require_tokenizer(arguments)
-    training = open_training(arguments, load_tokenizer(arguments.tokenizer)) if arguments.tokenizer else None
+    check_flags(arguments)
     rows = open_source(arguments)
+    training = None
+    if arguments.tokenizer:
+        training = open_training(arguments, load_tokenizer(arguments.tokenizer), on_bad_row=arguments.on_bad_row)
     most_bad = max_bad_rows(arguments, len(rows))
     counts = data_stats(rows, max_bad_rows=most_bad, input_key=arguments.input_key)
     shown: dict[str, object] = asdict(counts)
