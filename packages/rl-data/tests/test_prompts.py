@@ -142,6 +142,13 @@ def test_messages_without_a_template_are_refused_with_the_flag_to_set(tokenizer:
         source.validate()
 
 
+def test_raw_text_that_is_empty_is_found_before_it_is_asked_for(tokenizer: Tokenizer, write_jsonl: Write):
+    rows = [{"prompt": "q", "label": "4"}, {"prompt": "", "label": "4"}]
+    source = source_of(write_jsonl(rows), tokenizer, apply_chat_template=False)
+    with pytest.raises(DataError, match=r":2: key 'prompt': expected a prompt, found an empty text"):
+        source.validate()
+
+
 def test_validation_passes_over_a_good_file_and_leaves_the_position(tokenizer: Tokenizer, write_jsonl: Write):
     source = source_of(write_jsonl(dapo_row(f"q{number}") for number in range(3)), tokenizer)
     source.validate()

@@ -89,15 +89,15 @@ class PromptSource(Source[Prompt]):
 
     def _check(self, row: dict[str, JsonValue]) -> None:
         parsed = self._parse(row)
+        if not self._config.apply_chat_template and not parsed.messages[0]["content"]:
+            self._tokenize_some(parsed)
         if self._check_label is not None:
             self._check_label(parsed.label, parsed.metadata)
 
     def _make(self, row: dict[str, JsonValue], reference: RowReference) -> Prompt | Cut[Prompt]:
         config = self._config
         parsed = self._parse(row)
-        text, tokens = self._tokenize(parsed)
-        if not tokens:
-            raise DataError(f"key {config.input_key!r}: expected a prompt, found an empty text")
+        text, tokens = self._tokenize_some(parsed)
         num_tokens, most = len(tokens), config.rollout_max_prompt_len
         is_too_long = most is not None and num_tokens > most
         if most is not None and is_too_long:
@@ -164,6 +164,13 @@ class PromptSource(Source[Prompt]):
                 row, config.chat_template_kwargs_key, config.apply_chat_template_kwargs
             ),
         )
+
+    def _tokenize_some(self, row: _Row) -> tuple[str, list[int]]:
+        """As `_tokenize`; raises DataError if there is no token."""
+        text, tokens = self._tokenize(row)
+        if not tokens:
+            raise DataError(f"key {self._config.input_key!r}: expected a prompt, found an empty text")
+        return text, tokens
 
     def _tokenize(self, row: _Row) -> tuple[str, list[int]]:
         """The row's prompt as text and as tokens."""

@@ -22,6 +22,8 @@ def open_hub(source: str) -> RowFile:
         DataError: if `datasets` is not installed or does not give the data set; the message is its own.
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
+    if not name:
+        raise DataError(f"{source}: expected hub:OWNER/NAME, found no name")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise DataError(f"{source}: expected options of {', '.join(_OPTIONS)}, found {', '.join(unknown)}")

@@ -7,6 +7,7 @@ import msgspec
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
+from rl_data.messages import describe
 from rl_data.rows.cache import Read
 from rl_data.rows.compressed import ENDINGS, unpacked
 from rl_data.rows.index import BLANKS, FileIndex
@@ -14,6 +15,7 @@ from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 _READ_BYTES = 1 << 22
+_SHOWN_BYTES = 256
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -95,7 +97,8 @@ class JsonlFile(RowFile):
         try:
             row: JsonValue = msgspec.json.decode(line.removeprefix(_BYTE_ORDER_MARK) if index == 0 else line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
-            raise DataError(f"{self.where(index)}: not valid JSON: {error}") from error
+            found = describe(line[:_SHOWN_BYTES].decode(errors="replace"))
+            raise DataError(f"{self.where(index)}: not valid JSON: {error}: found {found}") from error
         if not isinstance(row, dict):
-            raise DataError(f"{self.where(index)}: expected a JSON object, found {type(row).__name__}")
+            raise DataError(f"{self.where(index)}: expected a JSON object, found {describe(row)}")
         return row

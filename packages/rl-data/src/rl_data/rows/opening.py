@@ -15,6 +15,7 @@ from rl_data.rows.row_file import RowFile
 from rl_data.rows.unfinished import check_finished
 
 _SLICE = re.compile(r"^(?P<source>.+)@\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
+_LIKE_A_SLICE = re.compile(r"@\[[^/]*\]$")
 _JSON_LINES = (".jsonl", ".ndjson")
 _EXPECTED = "expected .jsonl or .ndjson, also with .gz or .zst, .json, or .parquet or .arrow"
 
@@ -31,6 +32,8 @@ def open_rows(source: str) -> RowFile:
         DataError: if nothing is there or it is empty, unreadable or of an unknown format.
     """
     match = _SLICE.match(source)
+    if match is None and (written := _LIKE_A_SLICE.search(source)) and not Path(source).exists():
+        raise DataError(f"{source}: expected a slice as in FILE@[0:100] or FILE@[:-5], found {written[0]}")
     whole = match["source"] if match else source
     rows = open_hub(whole) if whole.startswith(PREFIX) else _open_files(whole)
     if match is None:
