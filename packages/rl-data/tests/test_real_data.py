@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -51,23 +53,60 @@ def test_every_conversation_is_masked_to_the_answer(shared_data: Path, tokenizer
     assert batch.num_samples == 300
 
 
-@pytest.mark.slow
-def test_reference_answers_are_right_in_five_written_forms_and_other_answers_are_wrong(shared_data: Path):
+FORMS: tuple[Callable[[str], str], ...] = (
+    lambda answer: answer,
+    lambda answer: f"Answer: {answer}",
+    lambda answer: f"So it is $\\boxed{{{answer}}}$.",
+    lambda answer: f"Answer: ${answer}$ units",
+    lambda answer: f"Therefore the result is ${answer}$.",
+)
+
+
+@pytest.fixture(scope="module")
+def answers(shared_data: Path) -> list[str]:
     lines = (shared_data / "math_500_first_250.jsonl").read_text().splitlines()
-    answers = [json.loads(line)["answer"] for line in lines]
-    forms = [
-        lambda answer: answer,
-        lambda answer: f"Answer: {answer}",
-        lambda answer: f"So it is $\\boxed{{{answer}}}$.",
-        lambda answer: f"Answer: ${answer}$ units",
-        lambda answer: f"Therefore the result is ${answer}$.",
-    ]
+    return [json.loads(line)["answer"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def graders() -> Generator[GraderPool]:
+    with GraderPool(GraderConfig(rm_type="math", rm_timeout_s=20.0)) as graders:
+        graders.grade_now("Answer: $\\sqrt{16}$", "4")
+        yield graders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_reference_answers_are_right_in_five_written_forms_and_other_answers_are_wrong(
+    graders: GraderPool, answers: list[str], form: Callable[[str], str]
+):
     others = answers[1:] + answers[:1]
     differing = [(given, label) for given, label in zip(others, answers, strict=True) if given != label]
-    with GraderPool(GraderConfig(rm_type="math", rm_timeout_s=20.0)) as pool:
-        for form in forms:
-            right = asyncio.run(pool.grade_many([(form(answer), answer, None) for answer in answers]))
-            assert sum(grade.value == 1.0 for grade in right) >= 0.99 * len(answers)
-        for form in forms[:3]:
-            wrong = asyncio.run(pool.grade_many([(form(given), label, None) for given, label in differing]))
-            assert sum(grade.value == 0.0 for grade in wrong) >= 0.99 * len(differing)
+    right = asyncio.run(graders.grade_many([(form(answer), answer, None) for answer in answers]))
+    assert sum(grade.value == 1.0 for grade in right) >= 0.99 * len(answers)
+    wrong = asyncio.run(graders.grade_many([(form(given), label, None) for given, label in differing]))
+    assert sum(grade.value == 0.0 for grade in wrong) >= 0.99 * len(differing)
+
+
+def test_mathematics_is_graded_200_times_a_second(graders: GraderPool, answers: list[str]):
+    """Groups of 8 that share 4 answers, none compared before. Ten times as fast on two idle cores."""
+    groups = [
+        (form(f"{answers[(number + shift) % len(answers)]}+{number}"), f"{label}+{number}", None)
+        for number, label in enumerate(answers[:100])
+        for shift, form in enumerate(FORMS[:4])
+        for _ in range(2)
+    ]
+    start = time.perf_counter()
+    grades = asyncio.run(graders.grade_many(groups))
+    assert len(grades) / (time.perf_counter() - start) >= 200
+    assert all(grade.value is not None for grade in grades)
+
+
+def test_dapo_is_graded_2000_times_a_second(answers: list[str]):
+    """Responses of 4,000 characters. Twenty times as fast on an idle core."""
+    items = [(f"{'Let us think. ' * 285}\nAnswer: {answer}", answer, None) for answer in answers * 8]
+    with GraderPool("dapo") as graders:
+        start = time.perf_counter()
+        grades = asyncio.run(graders.grade_many(items))
+        assert len(grades) / (time.perf_counter() - start) >= 2000
+    assert all(grade.value == 1.0 for grade in grades)

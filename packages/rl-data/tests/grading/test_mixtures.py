@@ -125,6 +125,7 @@ def test_what_is_known_of_a_reward_type():
         ),
         ({"rm_url": "ftp://x"}, "rm_url ftp://x: expected an address that begins with http:// or https://"),
         ({"rm_timeout_s": 0.0}, r"rm_timeout_s 0\.0: expected a number above 0"),
+        ({"rm_timeout_s": float("inf")}, r"rm_timeout_s inf: expected a number above 0 and at most 1000000"),
         ({"rm_max_retries": -1}, "rm_max_retries -1: expected at least 0"),
         ({"rm_max_concurrency": 0}, "rm_max_concurrency 0: expected at least 1"),
     ],

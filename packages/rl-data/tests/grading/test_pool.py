@@ -10,6 +10,7 @@ import pytest
 
 from rl_data import DataError, Grade, GradeOutcome, GraderConfig, GraderPool
 from rl_data.grading import ANSWER_GRADERS
+from rl_data.grading.workers.process import GRACE_S
 
 # An expression that sympy would work on until the end of days.
 ENDLESS = "\\int \\frac{\\sin(x^{x^{x}})}{\\ln(x)^{x}} dx + \\sum_{k=1}^{\\infty} \\frac{\\sin(k^{k})}{k^{k!}}"
@@ -106,11 +107,34 @@ def test_a_comparison_without_end_is_a_timeout_and_the_pool_lives_on():
         assert pool.grade_now("Answer: $\\sqrt{16}$", "4").value == 1.0
 
 
+def test_answers_without_end_take_their_limit_each_and_no_start_of_a_process():
+    limit_s = 0.5
+    with GraderPool(GraderConfig(rm_type="math", rm_num_workers=1, rm_timeout_s=limit_s)) as pool:
+        pool.grade_now("Answer: $\\sqrt{16}$", "4")
+        for number in range(4):
+            start = time.monotonic()
+            hostile = pool.grade_now(f"\\boxed{{{ENDLESS}+{number}}}", "\\sqrt{x}")
+            hostile_s = time.monotonic() - start
+            good = pool.grade_now(f"Answer: $\\sqrt{{{(number + 5) ** 2}}}$", str(number + 5))
+            good_s = time.monotonic() - start - hostile_s
+            assert hostile.outcome is GradeOutcome.TIMEOUT
+            assert limit_s <= hostile_s < limit_s + GRACE_S  # by 5 ms on an idle machine
+            assert good.value == 1.0
+            assert good_s < limit_s  # to import sympy would take longer
+
+
+@pytest.mark.parametrize("response", ["Answer: $\\sqrt{x}\ud800$", "Answer: $x$\ud800"])
+def test_half_a_surrogate_pair_is_no_exception(pool: GraderPool, response: str):
+    grade = pool.grade_now(response, "\\frac{1}{x}")
+    assert grade.outcome is GradeOutcome.CRASH
+    assert "not sent to a grading process" in grade.reason
+
+
 def test_a_worker_that_dies_is_a_crash_and_the_pool_lives_on():
     before = set(psutil.Process().children())
     with GraderPool(GraderConfig(rm_type="math", rm_num_workers=1)) as pool:
         assert pool.grade_now("Answer: $\\sqrt{16}$", "4").value == 1.0
-        (worker,) = set(psutil.Process().children()) - before
+        (worker,) = set(psutil.Process().children()) - before  # what it started ends with it
         done: list[Grade] = []
         thread = threading.Thread(target=lambda: done.append(pool.grade_now(f"\\boxed{{{ENDLESS}}}", "\\sqrt{x}")))
         thread.start()
@@ -161,7 +185,7 @@ def test_integers_start_no_process_and_take_no_time():
 
 
 def test_closing_leaves_no_process_even_while_one_compares():
-    before = {child.pid for child in psutil.Process().children()}
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
     pool = GraderPool(GraderConfig(rm_type="math", rm_num_workers=2, rm_timeout_s=60.0))
     done: list[Grade] = []
     thread = threading.Thread(target=lambda: done.append(pool.grade_now(f"\\boxed{{{ENDLESS}}}", "\\sqrt{x}")))
@@ -171,7 +195,7 @@ def test_closing_leaves_no_process_even_while_one_compares():
     pool.close()
     thread.join(timeout=10)
     assert done[0].outcome is GradeOutcome.CRASH
-    assert {child.pid for child in psutil.Process().children()} <= before
+    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
 
 
 def test_workers_end_when_their_owner_is_killed():

@@ -6,13 +6,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
 
 from rl_data import GradeOutcome, GraderConfig, GraderPool
+from rl_data.cli import main
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -62,7 +63,7 @@ class Judge(BaseHTTPRequestHandler):
         status, content = 200, b'{"value": 0.5, "reason": "fair"}'
         if response == "busy twice" and number <= 2:
             status, content = 503, b"busy"
-        if response == "always busy":
+        if response in ("always busy", "always too busy"):
             status, content = 429, b"too many"
         if response == "refused":
             status, content = 400, b"I will not"
@@ -117,7 +118,7 @@ def test_a_busy_server_is_asked_again(graders: GraderPool):
 @pytest.mark.parametrize(
     ("response", "outcome", "reason", "num_requests"),
     [
-        ("always busy", GradeOutcome.CRASH, "answered 429 'too many'", 4),
+        ("always too busy", GradeOutcome.CRASH, "answered 429 'too many'", 4),
         ("broken", GradeOutcome.CRASH, "RemoteProtocolError", 4),
         ("refused", GradeOutcome.CRASH, "answered 400 'I will not'", 1),
         ("nonsense", GradeOutcome.CRASH, "expected a number or an object with value and reason, got", 1),
@@ -144,6 +145,33 @@ def test_no_more_requests_than_allowed_run_at_the_same_time_and_waiting_does_not
     grades = asyncio.run(graders.grade_many(items))
     assert [grade.value for grade in grades] == [0.5] * 100
     assert Judge.most_at_once == 4
+
+
+def test_the_command_takes_the_limits_of_requests(
+    url: str, write_jsonl: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    Judge.most_at_once = 0
+    slow = write_jsonl([{"response": f"slow row {number}"} for number in range(12)])
+    assert main(["grade", slow, "--rm-url", url, "--rm-max-concurrency", "2"]) == 0
+    assert Judge.most_at_once == 2
+    assert capsys.readouterr().err == "12 graded, mean 0.5000\n"
+    before = Judge.num_requests.get("always busy", 0)
+    busy = write_jsonl([{"response": "always busy"}])
+    assert main(["grade", busy, "--rm-url", url, "--rm-max-retries", "1"]) == 0
+    assert Judge.num_requests["always busy"] == before + 2
+    assert capsys.readouterr().err == "1 crash, no grade\n"
+    for flag, value, expected in (
+        ("--rm-max-concurrency", "0", "at least 1"),
+        ("--rm-max-retries", "-1", "at least 0"),
+    ):
+        assert main(["grade", busy, "--rm-url", url, flag, value]) == 2
+        assert f"{flag} {value}: expected {expected}" in capsys.readouterr().err
+
+
+def test_what_json_cannot_hold_is_a_crash(graders: GraderPool, url: str):
+    grade = graders.grade_now("half a pair \ud800", None)
+    assert grade.outcome is GradeOutcome.CRASH
+    assert grade.reason.startswith(f"not sent to {url}: ")
 
 
 def test_threads_and_event_loops_share_it(graders: GraderPool):

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import itertools
 import re
 import sys
@@ -22,9 +23,7 @@ from rl_data.messages import describe
 from rl_data.rows.row_file import Row
 
 _ROWS_AT_ONCE = 1024
-_FIELD = re.compile(
-    r"\b(?:rm_(?:type|num_workers|timeout_s|url)|custom_rm_path|overlong_buffer_len|rollout_max_response_len)\b"
-)
+_FIELD = re.compile(rf"\b(?:{'|'.join(field.name for field in dataclasses.fields(GraderConfig))})\b")
 _NUM_TOKENS = "num_tokens"
 
 
@@ -48,6 +47,20 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--custom-rm-path", metavar="FUNCTION", help="grader `custom`: package.module.function")
     parser.add_argument("--rm-url", metavar="URL", help="grader `remote`: http address that responses are posted to")
     parser.add_argument(
+        "--rm-max-concurrency",
+        type=int,
+        default=64,
+        metavar="NUM",
+        help="grader `remote`: requests at the same time (default: 64)",
+    )
+    parser.add_argument(
+        "--rm-max-retries",
+        type=int,
+        default=3,
+        metavar="NUM",
+        help="grader `remote`: times a request is made again, within its time (default: 3)",
+    )
+    parser.add_argument(
         "--overlong-buffer-len",
         type=int,
         metavar="NUM",
@@ -63,8 +76,20 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--response-key", help="key of the response; default: response, or else response_text")
     parser.add_argument("--label-key", default="label", help="key of the reference answer (default: label)")
     parser.add_argument("--metadata-key", default="metadata", help="key of an object for graders (default: metadata)")
-    parser.add_argument("--rm-num-workers", type=int, default=2, help="processes that compare mathematics (default: 2)")
-    parser.add_argument("--rm-timeout-s", type=float, default=10.0, help="time of one comparison (default: 10)")
+    parser.add_argument(
+        "--rm-num-workers",
+        type=int,
+        default=2,
+        metavar="NUM",
+        help="processes that compare mathematics, and as many that run a custom grader (default: 2)",
+    )
+    parser.add_argument(
+        "--rm-timeout-s",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="time that one response may take in a process or at an address (default: 10)",
+    )
     add_bad_rows(parser)
     add_list_flag(parser)
 
@@ -105,6 +130,8 @@ def _pool(arguments: argparse.Namespace) -> GraderPool:
                 rm_timeout_s=arguments.rm_timeout_s,
                 custom_rm_path=arguments.custom_rm_path,
                 rm_url=arguments.rm_url,
+                rm_max_concurrency=arguments.rm_max_concurrency,
+                rm_max_retries=arguments.rm_max_retries,
                 overlong_buffer_len=arguments.overlong_buffer_len,
                 rollout_max_response_len=arguments.rollout_max_response_len,
             )

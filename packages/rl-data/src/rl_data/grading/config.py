@@ -6,6 +6,8 @@ from rl_data.errors import DataError
 from rl_data.grading.rm_type import Term, parse_rm_type
 
 _DEFAULT_TYPE = "deepscaler"
+MAX_TIMEOUT_S = 1_000_000
+"""Eleven days; the system's timers count in milliseconds and hold little more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,12 @@ class GraderConfig:
     def __post_init__(self) -> None:
         checks = (
             ("rm_num_workers", self.rm_num_workers, self.rm_num_workers >= 1, "at least 1"),
-            ("rm_timeout_s", self.rm_timeout_s, self.rm_timeout_s > 0, "a number above 0"),
+            (
+                "rm_timeout_s",
+                self.rm_timeout_s,
+                0 < self.rm_timeout_s <= MAX_TIMEOUT_S,
+                f"a number above 0 and at most {MAX_TIMEOUT_S}",
+            ),
             ("rm_max_concurrency", self.rm_max_concurrency, self.rm_max_concurrency >= 1, "at least 1"),
             ("rm_max_retries", self.rm_max_retries, self.rm_max_retries >= 0, "at least 0"),
         )

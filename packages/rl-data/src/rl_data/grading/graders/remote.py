@@ -70,14 +70,16 @@ class RemoteGrader:
                 self._connection.close()
 
     async def _ask(self, client: "httpx.AsyncClient", submission: Submission) -> Grade:
-        body = msgspec.json.encode(
-            {
-                "response": submission.response,
-                "label": submission.label,
-                "metadata": submission.metadata,
-                "num_tokens": submission.num_tokens,
-            }
-        )
+        asked = {
+            "response": submission.response,
+            "label": submission.label,
+            "metadata": submission.metadata,
+            "num_tokens": submission.num_tokens,
+        }
+        try:
+            body = msgspec.json.encode(asked)
+        except (TypeError, ValueError) as error:  # half a surrogate pair in a text, say
+            return crash(f"not sent to {self._url}: {error}")
         problem = "no answer yet"
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -88,18 +88,18 @@ class WorkerProcess:
 
         Raises:
             TimeoutError: if it took longer.
-            WorkerCrashError: if the process died.
+            WorkerCrashError: if the process died, or the task is nothing that JSON could hold.
         """
+        # A child with the user's function ends itself a little later, should this process be gone by then.
+        stops_itself = self._role == MATH
+        limit_s = timeout_s + (GRACE_S if stops_itself else 0.0)
+        request = _encoded(Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else GRACE_S)))
         self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
-        # A child with the user's function ends itself a little later, should this process be gone by then.
-        stops_itself = self._role == MATH
-        limit_s = timeout_s + (GRACE_S if stops_itself else 0.0)
-        request = Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else GRACE_S))
         try:
-            process.stdin.write(msgspec.json.encode(request) + b"\n")
+            process.stdin.write(request)
             process.stdin.flush()
             verdict = msgspec.json.decode(self._read_line(limit_s), type=Verdict)
         except TimeoutError:
@@ -173,6 +173,13 @@ class WorkerProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it left no message"
+
+
+def _encoded(request: Request) -> bytes:
+    try:
+        return msgspec.json.encode(request) + b"\n"
+    except (TypeError, ValueError) as error:  # half a surrogate pair in a text, say, or an object in the metadata
+        raise WorkerCrashError(f"not sent to a grading process: {error}") from error
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -1,8 +1,8 @@
 """No text becomes code in a process that compares, except arithmetic.
 
-sympy makes Python code of text in two places that an answer can reach: `parse_expr`, which math-verify gives plain
-arithmetic to and which sympy reads every number by, and `lambdify`, by which sympy sums series, and which prints the
-names of symbols as they are. A name can be anything that stands in \\text{...}.
+sympy makes Python code of text in two places that an answer can reach. `parse_expr` is given plain arithmetic by
+math-verify, and every number and texts of its own by sympy. `lambdify`, by which sympy sums series, prints the names of
+symbols as they are, and a name can be anything that stands in \\text{...}.
 """
 
 import re
@@ -12,7 +12,6 @@ from typing import Any
 
 _LAMBDIFY_FILE = "<lambdifygenerated"
 _PARSER = "sympy.parsing.sympy_parser"
-_PARSED_NAMES = frozenset({"Add", "Float", "Integer", "Mul", "Pow", "Rational", "factorial"})
 _OWN_IMPORT = ("sympy",)  # the parser's own `from sympy import *`
 # One argument, and an expression of it: numbers, operators and brackets, and functions of mathematics.
 _FUNCTION = re.compile(
@@ -45,7 +44,14 @@ def _look(event: str, arguments: tuple[Any, ...]) -> None:
 def _is_parsed_arithmetic(code: CodeType) -> bool:
     if any(isinstance(constant, CodeType) for constant in code.co_consts):
         return False
-    return code.co_names == _OWN_IMPORT or _PARSED_NAMES.issuperset(code.co_names)
+    return code.co_names == _OWN_IMPORT or all(_is_expression(name) for name in code.co_names)
+
+
+def _is_expression(name: str) -> bool:
+    """Whether a name is sympy's for an expression or a kind of them, as Integer, Symbol and pi are."""
+    basic = sys.modules["sympy"].Basic
+    meant = getattr(sys.modules["sympy"], name, None)
+    return isinstance(meant, basic) or (isinstance(meant, type) and issubclass(meant, basic))
 
 
 def _is_arithmetic(source: object) -> bool:

@@ -1,0 +1,100 @@
+"""What a process that compares cannot do, and what text of a model does not become there."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the kernel's part is Linux's"
+)
+
+
+def run(program: str, folder: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+ATTEMPTS = """
+import os, resource, socket, subprocess, threading
+from rl_data.grading.workers.confinement import confine
+
+assert confine()
+ATTEMPTS = {
+    "write": lambda: open("new", "w"),
+    "append": lambda: open("old", "a"),
+    "change": lambda: open("old", "r+"),
+    "temporary": lambda: os.open(".", os.O_TMPFILE | os.O_RDWR),
+    "mkdir": lambda: os.mkdir("folder"),
+    "unlink": lambda: os.unlink("old"),
+    "rename": lambda: os.rename("old", "new"),
+    "symlink": lambda: os.symlink("old", "new"),
+    "truncate": lambda: os.truncate("old", 0),
+    "chmod": lambda: os.chmod("old", 0o777),
+    "socket": lambda: socket.create_connection(("127.0.0.1", 1)),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "fork": lambda: os.fork(),
+    "program": lambda: subprocess.run(["true"]),
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "thread": lambda: threading.Thread(target=print).start(),
+    "signal": lambda: os.kill(os.getppid(), 0),
+    "limits": lambda: resource.prlimit(0, resource.RLIMIT_NOFILE, (64, 64)),
+    "read": lambda: open("old").read(),
+    "import": lambda: __import__("sympy.physics.optics"),
+}
+for name, attempt in ATTEMPTS.items():
+    try:
+        attempt()
+        print(name)
+    except (OSError, RuntimeError) as error:
+        assert isinstance(error, PermissionError) or name == "thread", error
+"""
+
+
+@on_linux
+def test_a_confined_process_reads_and_computes_and_does_nothing_else(tmp_path: Path):
+    (tmp_path / "old").write_text("old")
+    assert run(ATTEMPTS, tmp_path) == ["read", "import"]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "old")]
+
+
+# Python without brackets, quotes and blanks, as they are lost in \\text: it sets an attribute of a class of numpy.
+RUNS_CODE = "[0for[errstate.hacked]in[[1]]][0]"
+SUMMING = f"""
+import sys, warnings
+import math_verify, numpy, sympy
+from rl_data.grading.workers.text_as_code import refuse_code_of_text
+
+warnings.simplefilter("ignore")
+if sys.argv[-1] != "unguarded":
+    refuse_code_of_text()
+def summed(text):
+    (found, _) = math_verify.parse(text, parsing_timeout=None)
+    (series,) = found.atoms(sympy.Sum)
+    try:
+        return series.evalf(8)
+    except (NameError, TypeError):  # the name has no value
+        return sympy.Symbol("x")
+print(summed(r"$\\mathrm{{x}} + \\sum_{{n=0}}^{{\\infty}} \\frac{{1}}{{n!*(1+\\text{{{RUNS_CODE}}}*n)}}$").is_number)
+print(hasattr(numpy.errstate, "hacked"))
+print(summed(r"$x + \\sum_{{n=0}}^{{\\infty}} \\frac{{1}}{{n!}}$"))
+try:
+    sympy.parse_expr("__import__('os').getpid() + 0*(lambda: 1)()")
+    print("ran")
+except NotImplementedError:
+    print("refused")
+print(sympy.parse_expr("(1+2)*3/4 - 2**3 + x*pi - x*pi", evaluate=False).doit())
+"""
+
+
+def test_a_name_that_is_code_is_not_run_and_series_are_summed_all_the_same(tmp_path: Path):
+    assert run(SUMMING, tmp_path) == ["False", "False", "2.7182818", "refused", "-23/4"]
+
+
+def test_without_the_guard_it_would_be_run(tmp_path: Path):
+    program = SUMMING.replace("sys.argv[-1]", "'unguarded'")
+    lines = run(program, tmp_path)
+    assert (lines[1], lines[3]) == ("True", "ran")
