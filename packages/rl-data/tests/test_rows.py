@@ -16,7 +16,8 @@ import pytest
 from rl_data import DataError
 from rl_data.rows import open_files, open_rows
 from rl_data.rows.jsonl import JsonlFile
-from rl_data.rows.open_files import PositionedFile, Spool
+from rl_data.rows.made_file import Spool
+from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import RowFile
 
 ROWS = [{"messages": [{"role": "user", "content": f"question {number}"}], "label": str(number)} for number in range(25)]

@@ -5,28 +5,26 @@ The cache folder is RL_DATA_CACHE or, where that is not set, rl-data in the user
 a stamp of the file that it was made from, and is made again when the stamp does not fit any more.
 """
 
-import contextlib
 import errno
 import hashlib
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from rl_data.errors import DataError
-from rl_data.rows.open_files import PositionedFile, Spool
+from rl_data.rows.made_file import SMALL_BYTES, MadeFile, Make, made_for_now
+from rl_data.rows.open_files import PositionedFile
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = 4096
 """What is kept begins here, after the header."""
-_MIN_KEPT_BYTES = 1 << 20
-"""What is made of smaller files is made again each time, in a moment, and nothing is left beside them."""
 _FORMAT = 3
 _NUM_PROBES, _PROBE_BYTES = 64, 4096
 
@@ -40,30 +38,11 @@ class Header(msgspec.Struct, frozen=True):
     """What the maker noted."""
 
 
-type Read = Callable[[int, int], bytes]
-"""Bytes [start, stop) of a file; fewer only at its end. Safe from several threads."""
-
-type Make = Callable[[BinaryIO], Sequence[int]]
-"""Writes to a file from where it stands and returns what to note in the header."""
-
-
-class KeptFile:
-    """What was made from a file, and the counts that its maker noted.
-
-    Args:
-        read: gives bytes [start, stop) of what was made.
-    """
-
-    def __init__(self, read: Read, counts: Sequence[int]) -> None:
-        self.read = read
-        self.counts = tuple(counts)
-
-
-type _Remake = Callable[[tuple[int, ...]], KeptFile]
+type _Remake = Callable[[tuple[int, ...]], MadeFile]
 """Makes a file again that had these counts."""
 
 
-def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) -> KeptFile:
+def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) -> MadeFile:
     """What `make` writes for `source`: from an earlier time if that still fits, or made now.
 
     Where it is lost while it is used, as another process made it again of data that changed, it is made again for its
@@ -79,14 +58,14 @@ def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) ->
         DataError: if `source` cannot be read, or `make` raises it.
     """
     stamp, size = _stamp(source)
-    if size < _MIN_KEPT_BYTES:
-        return _made_for_now(make)
+    if size < SMALL_BYTES:
+        return made_for_now(make)
     places = _places(source, kind)
 
-    def remake(counts: tuple[int, ...]) -> KeptFile:
+    def remake(counts: tuple[int, ...]) -> MadeFile:
         if may_grow or _stamp(source)[0] == stamp:
             logger.info("%s: its %s was lost and is made again", source, kind)
-            made = _made_for_now(make)
+            made = made_for_now(make)
             if made.counts == counts:
                 return made
         raise DataError(f"{source}: changed while it was being read, and its {kind} was lost")
@@ -108,7 +87,7 @@ def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) ->
         kind,
         places[-1].parent,
     )
-    return _made_for_now(make)
+    return made_for_now(make)
 
 
 def _stamp(source: Path) -> tuple[str, int]:
@@ -140,7 +119,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl-data"
 
 
-def _open_if_current(place: Path, stamp: str, remake: _Remake) -> KeptFile | None:
+def _open_if_current(place: Path, stamp: str, remake: _Remake) -> MadeFile | None:
     def counts_of(descriptor: int) -> tuple[int, ...] | None:
         try:
             header = msgspec.json.decode(os.pread(descriptor, HEADER_BYTES, 0).rstrip(b"\0"), type=Header)
@@ -157,17 +136,17 @@ def _open_if_current(place: Path, stamp: str, remake: _Remake) -> KeptFile | Non
         kept = PositionedFile(place, is_same=lambda descriptor: counts_of(descriptor) == counts)
     except OSError:
         return None
-    return KeptFile(_InPlace(kept, lambda: remake(counts)).read, counts)
+    return MadeFile(_InPlace(kept, lambda: remake(counts)).read, counts)
 
 
 class _InPlace:
     """A kept file in its place, and what is made again once it is lost there."""
 
-    def __init__(self, kept: PositionedFile, remake: Callable[[], KeptFile]) -> None:
+    def __init__(self, kept: PositionedFile, remake: Callable[[], MadeFile]) -> None:
         self._kept = kept
         self._remake = remake
         self._lock = threading.Lock()
-        self._remade: KeptFile | None = None
+        self._remade: MadeFile | None = None
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) after the header; fewer only at the end. Safe from several threads."""
@@ -182,7 +161,7 @@ class _InPlace:
         return self._remade.read(start, stop)
 
 
-def _made_at(place: Path, stamp: str, make: Make, remake: _Remake) -> KeptFile:
+def _made_at(place: Path, stamp: str, make: Make, remake: _Remake) -> MadeFile:
     """Made beside its place and moved there when it is whole.
 
     Raises:
@@ -202,32 +181,6 @@ def _made_at(place: Path, stamp: str, make: Make, remake: _Remake) -> KeptFile:
     if kept is None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return kept
-
-
-def _made_for_now(make: Make) -> KeptFile:
-    """Made in a file that goes with its last user. Small ones share one, for the sake of descriptors."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile())
-        counts = tuple(make(file))
-        file.flush()
-        if file.tell() < _MIN_KEPT_BYTES:
-            return KeptFile(Spool.of_process().put(file).read, counts)
-        stack.pop_all()
-        return KeptFile(_OwnFile(file).read, counts)
-
-
-class _OwnFile:
-    """A file without a name, as long as somebody holds this."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def __del__(self) -> None:
-        self._file.close()
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop); fewer only at the end. Safe from several threads."""
-        return os.pread(self._file.fileno(), stop - start, start)
 
 
 def _fill(file: BinaryIO, stamp: str, make: Make) -> None:

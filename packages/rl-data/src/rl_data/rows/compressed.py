@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rl_data.errors import DataError
-from rl_data.rows.cache import KeptFile, kept_file
+from rl_data.rows.cache import kept_file
+from rl_data.rows.made_file import MadeFile
 
 ENDINGS = (".gz", ".zst")
 _CHUNK_BYTES = 1 << 22
 
 
-def unpacked(path: Path) -> KeptFile:
+def unpacked(path: Path) -> MadeFile:
     """The content of a .gz or .zst file, kept beside it; its only count is the content's size.
 
     Raises:

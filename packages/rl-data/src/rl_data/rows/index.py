@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_data.rows.cache import KeptFile, Read, kept_file
+from rl_data.rows.cache import kept_file
+from rl_data.rows.made_file import MadeFile, Read
 
 _BLOCK_BYTES = 1 << 22
 _DIGEST_BYTES = 16
@@ -37,7 +38,7 @@ class FileIndex:
         def write(out: BinaryIO) -> tuple[int, int, int]:
             return _write(read, out, most=most[0] if most else None)
 
-        self._kept: KeptFile = kept_file(path, "index", write, may_grow=True)
+        self._kept: MadeFile = kept_file(path, "index", write, may_grow=True)
         self.num_rows, self._num_blocks, self.size = self._kept.counts
         most.append(self.size)
 

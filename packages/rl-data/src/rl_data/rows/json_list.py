@@ -10,8 +10,9 @@ from typing import BinaryIO
 import msgspec
 
 from rl_data.errors import DataError
-from rl_data.rows.cache import Read, kept_file
+from rl_data.rows.cache import kept_file
 from rl_data.rows.jsonl import JsonlFile
+from rl_data.rows.made_file import Read
 
 _LOOKED_AT_BYTES = 4096
 

@@ -8,9 +8,9 @@ import msgspec
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.messages import describe
-from rl_data.rows.cache import Read
 from rl_data.rows.compressed import ENDINGS, unpacked
 from rl_data.rows.index import BLANKS, FileIndex
+from rl_data.rows.made_file import Read
 from rl_data.rows.open_files import PositionedFile
 from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 

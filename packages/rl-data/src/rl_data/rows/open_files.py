@@ -4,14 +4,12 @@ import hashlib
 import itertools
 import os
 import resource
-import shutil
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from rl_data.errors import DataError
 
@@ -19,7 +17,6 @@ _MOST_OPEN, _FEWEST_OPEN = 1024, 4
 _SHARE = 4
 """Of the descriptors that a process may have, one in so many is used here: engines and libraries need the others."""
 _NUM_SAMPLES, _SAMPLE_BYTES = 8, 4096
-_SPOOL_CHUNK_BYTES = 1 << 20
 
 
 class PositionedFile:
@@ -147,61 +144,3 @@ def _most_open() -> int:
     if may_have == resource.RLIM_INFINITY:
         return _MOST_OPEN
     return max(_FEWEST_OPEN, min(_MOST_OPEN, may_have // _SHARE))
-
-
-class Spool:
-    """One file without a name for what is small and made for now: it goes with the last part that is held of it.
-
-    What a process has forked off reads it, and puts its own into another. Nothing takes a lock when a part goes: that
-    may happen anywhere, also while a part is being put.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as a part
-        self._end = 0
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):  # it has none where the disk did not take one
-            self._file.close()
-
-    @classmethod
-    def of_process(cls) -> "Spool":
-        """The one of this process of which parts are held, or a new one."""
-        global _spool
-        with _lock:
-            spool = _spool() if _spool is not None else None
-            if spool is None or spool._process != os.getpid():
-                spool = cls()
-                _spool = weakref.ref(spool)
-            return spool
-
-    def put(self, made: BinaryIO) -> "SpooledPart":
-        """Appends a whole file."""
-        with self._lock:
-            start = self._end
-            made.seek(0)
-            self._file.seek(start)
-            shutil.copyfileobj(made, self._file, _SPOOL_CHUNK_BYTES)
-            self._file.flush()
-            self._end = self._file.tell()
-            return SpooledPart(self, start, self._end)
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of everything. Safe from several threads."""
-        return os.pread(self._file.fileno(), stop - start, start)
-
-
-class SpooledPart:
-    """What was put into a spool, as long as somebody holds this."""
-
-    def __init__(self, spool: Spool, start: int, stop: int) -> None:
-        self._spool, self._start, self._stop = spool, start, stop
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop); fewer only at the end. Safe from several threads."""
-        return self._spool.read(self._start + start, max(self._start + start, min(self._stop, self._start + stop)))
-
-
-_spool: weakref.ref[Spool] | None = None

@@ -8,7 +8,8 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from rl_data.rows.cache import KeptFile, kept_file
+from rl_data.rows.cache import kept_file
+from rl_data.rows.made_file import MadeFile
 from rl_data.rows.row_file import Row
 
 _CHUNK_ROWS = 1024
@@ -33,7 +34,7 @@ class RowDigests:
     def __init__(self, path: Path, rows_from: RowsFrom) -> None:
         self._rows_from = rows_from
         # What is read is the file as it was when it was opened: its rows are the same again also after it has grown.
-        self._kept: KeptFile = kept_file(path, "index", lambda out: _write(rows_from(0), out), may_grow=True)
+        self._kept: MadeFile = kept_file(path, "index", lambda out: _write(rows_from(0), out), may_grow=True)
         (self._num_rows,) = self._kept.counts
 
     def digest(self, num_rows: int) -> str:
