@@ -17,6 +17,7 @@ from recipes.arguments.sources import from_file
 from recipes.grpo.config import OWN_CONFIGS as GRPO
 from recipes.sft.config import OWN_CONFIGS as SFT
 from recipes.sft.config import read_job as read_sft_job
+from rl_data.commands.flags import BOTH, OF_CONVERSATIONS, OF_PROMPTS
 from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 
@@ -30,6 +31,12 @@ def test_no_heavy_library_is_loaded_before_the_command_line_is_read(recipe):
     program = f"import sys, recipes.{recipe}.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rl_data_is_told_what_training_makes_of_a_row_in_the_recipes_words():
+    for recipe, fields in ((GRPO, {**BOTH, **OF_PROMPTS}), (SFT, {**BOTH, **OF_CONVERSATIONS})):
+        names = {"--" + name.replace("_", "-") for name in ("input_key", "on_bad_row", "max_bad_row_share", *fields)}
+        assert names <= {flag.name for config in recipe for flag in flags_of(config)}
 
 
 def test_flags_that_megatron_has_too_are_owned_here_for_a_stated_reason():

@@ -245,6 +245,8 @@ def test_samples_that_cannot_be_packed_are_named():
         pack(samples_of([4]), num_ranks=1, max_tokens=8, advantages=[np.zeros(3, dtype=np.float32)])
     with pytest.raises(DataError, match="pack: expected attention_length above 0, got -1"):
         pack(samples_of([4]), num_ranks=1, max_tokens=8, attention_length=-1.0)
+    with pytest.raises(DataError, match="pack: expected loss_reduction 'token' or 'sample', got 'mean'"):
+        pack(samples_of([4]), num_ranks=1, max_tokens=8, loss_reduction="mean")
     with pytest.raises(DataError, match="expected num_ranks and pad_to_multiple of at least 1, got 0, 1"):
         pack(samples_of([4]), num_ranks=0, max_tokens=8)
 

@@ -52,14 +52,9 @@ def pack(
 
     Raises:
         DataError: if there is nothing to train, a sample is longer than the budget, a sequence's first token is to be
-            trained, or lengths differ.
+            trained, lengths differ, or a number or name is none that is taken.
     """
-    if num_ranks < 1 or pad_to_multiple < 1:
-        raise DataError(
-            f"pack: expected num_ranks and pad_to_multiple of at least 1, got {num_ranks}, {pad_to_multiple}"
-        )
-    if attention_length is not None and not attention_length > 0:
-        raise DataError(f"pack: expected attention_length above 0, got {attention_length}")
+    _check_numbers(num_ranks, pad_to_multiple, attention_length)
     budget = max_tokens // pad_to_multiple * pad_to_multiple
     lengths = [len(sample.tokens) for sample in samples]
     _check_samples(samples, lengths, budget)
@@ -108,6 +103,15 @@ def with_logprobs(
     )
 
 
+def _check_numbers(num_ranks: int, pad_to_multiple: int, attention_length: float | None) -> None:
+    if num_ranks < 1 or pad_to_multiple < 1:
+        raise DataError(
+            f"pack: expected num_ranks and pad_to_multiple of at least 1, got {num_ranks}, {pad_to_multiple}"
+        )
+    if attention_length is not None and not attention_length > 0:
+        raise DataError(f"pack: expected attention_length above 0, got {attention_length}")
+
+
 def _check_samples(samples: Sequence[Sample], lengths: Sequence[int], budget: int) -> None:
     if not any(sample.loss_mask.any() for sample in samples):
         raise DataError(f"pack: {len(samples)} samples without a token to train")
@@ -123,6 +127,8 @@ def _check_samples(samples: Sequence[Sample], lengths: Sequence[int], budget: in
 
 def _loss_weights(samples: Sequence[Sample], reduction: LossReduction) -> list[float]:
     """[N] weight of each trained token of a sample."""
+    if reduction not in ("token", "sample"):
+        raise DataError(f"pack: expected loss_reduction 'token' or 'sample', got {reduction!r}")
     counts = [sample.num_loss_tokens for sample in samples]
     if reduction == "token":
         return [1.0 / sum(counts)] * len(samples)
