@@ -1,6 +1,7 @@
 """What is made from a data file: an index, say, or what it unpacks to.
 
-`cache` keeps it as a file of its own. Here it goes with its last user. A file without a name takes a descriptor. A large one has its own, small ones share one.
+`cache` keeps it as a file of its own. Here it goes with its last user. As a file without a name takes a descriptor as
+long as it lives, small ones share one.
 """
 
 import contextlib
