@@ -47,7 +47,7 @@ def main() -> None:
     answers = [json.loads(line)["answer"] for line in arguments.data.read_text().splitlines()]
     details: dict[str, Any] = {}
     with GraderPool("math") as graders:
-        graders.grade_now("\\boxed{\\sqrt{16}}", "4")  # the workers' start is no part of any rate
+        _start_all(graders)
         details["forms"] = forms = _by_form(graders, answers)
         details["gradings_per_s"] = rates = {"dapo": _dapo_rate(), "math": _math_rate(graders, answers)}
     details["hostile"] = hostile = _hostile(answers, arguments.num_hostile, arguments.hostile_timeout_s)
@@ -57,12 +57,18 @@ def main() -> None:
         measured("grading_dapo_per_s", rates["dapo"], "1/s"),
         measured("grading_math_per_s", rates["math"], "1/s"),
         measured("grading_hostile_longest_s", hostile["longest_s"], "s"),
+        measured("grading_hostile_good_share", hostile["good_share"], ""),
     ]
     report(records, details, arguments.out)
 
 
 def _grade(graders: GraderPool, items: Sequence[Item]) -> list[Grade]:
     return asyncio.run(graders.grade_many(items))
+
+
+def _start_all(graders: GraderPool) -> None:
+    """Starts every worker, which is no part of any time: more comparisons than there are workers."""
+    _grade(graders, [(f"\\boxed{{\\sqrt{{{number}}}}}", "0", None) for number in range(20)])
 
 
 def _by_form(graders: GraderPool, answers: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -111,7 +117,7 @@ def _hostile(answers: Sequence[str], num_hostile: int, timeout_s: float) -> dict
     The longest is from the question to the grade: the time limit, and what asking and stopping take.
     """
     with GraderPool(GraderConfig(rm_type="math", rm_timeout_s=timeout_s)) as graders, ThreadPoolExecutor(2) as threads:
-        graders.grade_now("\\boxed{\\sqrt{16}}", "4")
+        _start_all(graders)
 
         def attack(number: int) -> tuple[Grade, float, Grade]:
             draw = random.Random(number)
@@ -132,6 +138,7 @@ def _hostile(answers: Sequence[str], num_hostile: int, timeout_s: float) -> dict
         "outcomes": {outcome.value: outcomes[outcome] for outcome in GradeOutcome},
         "timeout_s": timeout_s,
         "longest_s": max(seconds for _, seconds, _ in done),
+        "good_share": sum(good.value == 1.0 for _, _, good in done) / num_hostile,
         "num_hostile_right": sum(grade.value == 1.0 for grade, _, _ in done),
         "num_good_wrong": sum(good.value == 0.0 for _, _, good in done),
         "num_good_too_slow": sum(good.value is None for _, _, good in done),

@@ -14,6 +14,7 @@ _ANSWER_LINE = re.compile(r"answer[ \t*]*:[ \t]*([^\n]*)", re.IGNORECASE)
 _BRACES = re.compile(
     r"(?P<box>\\(?:boxed|fbox)[ ]*\{)|\\(?:boxed|fbox)[ ]+(?P<bare>[^\s{}$]+)|\\[{}]|[{}]"  # an escaped brace is text
 )
+_BOX = re.compile(r"\\(?:boxed|fbox)")
 _IN_DOLLARS = re.compile(r"(?<![$\\])\$([^$\n]+)\$(?!\$)")
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")  # engines may leave the token that ended the response in its text
 _NUMBER = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|[-+]?\.[0-9]+"
@@ -41,7 +42,8 @@ def last_boxed(text: str) -> tuple[int, str] | None:
     """
     found: tuple[int, str] | None = None
     open_braces: list[tuple[int, int] | None] = []  # where a box and its content begin; None for other braces
-    for match in _BRACES.finditer(text):
+    first = _BOX.search(text)
+    for match in _BRACES.finditer(text, first.start()) if first else ():
         if match["box"]:
             open_braces.append((match.start(), match.end()))
         elif match["bare"]:
