@@ -157,6 +157,55 @@ def test_text_that_depends_on_an_answer_is_refused():
         renderer.render([message("user", "q"), message("assistant", "x")])
 
 
+def test_text_after_an_answer_that_depends_on_it_is_refused():
+    adding = "{%- if messages | length > 2 and 'x' in messages[1].content %}{{- 'That was x.' }}{%- endif %}"
+    renderer = ConversationRenderer(tiny_tokenizer(chat_template=CHATML_TEMPLATE + adding))
+    turns = [message("user", "q"), message("assistant", "x"), message("user", "r")]
+    with pytest.raises(DataError, match="the text after message 1 depends on what the assistant says in it or earlier"):
+        renderer.render(turns)
+
+
+def test_a_template_that_merges_consecutive_answers_is_refused_where_there_are_some():
+    merging = CHATML_TEMPLATE.replace(
+        "{{- '<|im_start|>' + message.role + '\\n' + message.content",
+        "{{- '<|im_start|>' + message.role + '\\n' if loop.first or loop.previtem.role != message.role }}"
+        "{{- message.content",
+    )
+    renderer = ConversationRenderer(tiny_tokenizer(chat_template=merging))
+    turns = [message("user", "q"), message("assistant", "a")]
+    assert renderer.render(turns).text == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+    with pytest.raises(DataError, match=r"message 2 has no header '<\|im_start\|>assistant\\n' of its own"):
+        renderer.render([*turns, message("assistant", "b")])
+
+
+def test_a_template_that_leaves_the_last_turn_open_is_refused_there():
+    closing = "}}{{- '<|im_end|>\\n' if not loop.last or message.role != 'assistant' }}"
+    template = CHATML_TEMPLATE.replace("+ '<|im_end|>\\n' }}", closing)
+    renderer = ConversationRenderer(tiny_tokenizer(chat_template=template))
+    turns = [message("user", "q"), message("assistant", "a")]
+    with pytest.raises(DataError, match=r"message 1 is followed by '', expected '<\|im_end\|>'"):
+        renderer.render(turns)
+
+
+def test_a_tokenizer_that_changes_a_piece_of_text_is_refused():
+    class Prefixing:
+        """Puts a blank before what it encodes, as some tokenizers do."""
+
+        def __init__(self) -> None:
+            self.inner = tiny_tokenizer()
+            self.chat_template = self.inner.chat_template
+            self.added_tokens_decoder = self.inner.added_tokens_decoder
+            self.apply_chat_template = self.inner.apply_chat_template
+
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return self.inner.encode(f" {text}", add_special_tokens=add_special_tokens)
+
+    with pytest.raises(
+        DataError, match="the tokenizer changes text at the start of a piece: no mask can be made safely"
+    ):
+        ConversationRenderer(Prefixing())
+
+
 def test_a_template_that_repeats_an_answer_is_refused():
     repeating = CHATML_TEMPLATE + "{%- if messages | length > 3 %}{{- messages[1].content }}{%- endif %}"
     renderer = ConversationRenderer(tiny_tokenizer(chat_template=repeating))
