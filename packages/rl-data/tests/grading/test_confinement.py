@@ -1,5 +1,6 @@
 """What a process that compares cannot do, and what text of a model does not become there."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -98,3 +99,18 @@ def test_without_the_guard_it_would_be_run(tmp_path: Path):
     program = SUMMING.replace("sys.argv[-1]", "'unguarded'")
     lines = run(program, tmp_path)
     assert (lines[1], lines[3]) == ("True", "ran")
+
+
+def test_a_system_that_cannot_confine_is_named_once_and_grades_all_the_same(tmp_path: Path):
+    # Python imports a module of this name when it starts: the worker takes its machine for another.
+    (tmp_path / "sitecustomize.py").write_text("import platform\nplatform.machine = lambda: 'sparc64'\n")
+    program = (
+        "from rl_data import GraderConfig, GraderPool\n"
+        "with GraderPool(GraderConfig(rm_type='math', rm_num_workers=2)) as pool:\n"
+        "    pool.start()\n"
+        "    print([pool.grade_now(f'\\\\boxed{{{2 * n}x/{n}}}', '2x').value for n in range(2, 8)])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]\n"
+    assert done.stderr.count("grading processes are not confined") == 1
