@@ -232,6 +232,35 @@ def test_a_row_that_is_no_json_is_named_and_does_not_hide_the_others(
     assert f"none of 1 rows is a JSON object; the first: {path}:1: not valid JSON" in capsys.readouterr().err
 
 
+def test_stats_stop_at_a_row_that_training_cannot_use(
+    model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
+):
+    path = write_jsonl([CONVERSATION, {"text": "a"}, {"text": "b"}])
+    stats = ["stats", path, "--tokenizer", model]
+    bad = "expected key 'conversations', found keys ['text'] (read as a conversation; prompts need --as prompts)"
+    assert main(stats) == 2
+    assert capsys.readouterr() == ("", f"rl-data: {path}:2: {bad}\n")
+    assert main([*stats, "--on-bad-row", "skip", "--max-bad-row-share", "0.5"]) == 2
+    assert f"2 of 3 rows are bad, more than let pass; the last: {path}:3: {bad}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-length", "0"], "--max-length: expected a number of tokens above 0, got 0"),
+        (["--rollout-max-prompt-len", "-3"], "--rollout-max-prompt-len: expected a number of tokens above 0, got -3"),
+        (["--apply-chat-template-kwargs", "[1]"], "--apply-chat-template-kwargs: expected a JSON object, got [1]"),
+        (["--apply-chat-template-kwargs", "{a}"], "--apply-chat-template-kwargs: not valid JSON: "),
+        (["--as", "samples"], "--as: invalid choice: 'samples' (choose from 'conversations', 'prompts')"),
+    ],
+)
+def test_a_value_that_a_flag_cannot_take_is_named(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "rows.jsonl", "--tokenizer", "model", *flags])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_stats_of_which_no_row_is_left_for_training_say_so(
     model: str, write_jsonl: Write, capsys: pytest.CaptureFixture[str]
 ):
