@@ -91,6 +91,11 @@ def test_a_prompt_is_rendered_as_raw_text_or_through_the_template_as_the_flags_s
     assert capsys.readouterr().out == OWN_FIELDS + text
     assert main([*render, "--label-key", "label"]) == 2
     assert f"{path}:1: expected key 'label'" in capsys.readouterr().err
+    path = write_jsonl([{"prompt": "2+2?", "answer": "four", "extra": {"rm_type": "math"}}])
+    render = ["render", path, "--tokenizer", tool_model, "--as", "prompts", "--input-key", "prompt"]
+    assert main([*render, "--label-key", "answer", "--metadata-key", "extra"]) == 0
+    expected = f'\n{path}:1: 4 tokens, a prompt\nlabel: four\nmetadata: {{"rm_type":"math"}}\n'
+    assert capsys.readouterr() == ("2+2?", expected)
 
 
 def test_a_prompt_with_earlier_answers_trains_nothing_and_ends_where_the_next_begins(

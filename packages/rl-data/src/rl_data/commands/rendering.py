@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rl_data.commands.flags import BOTH, OF_CONVERSATIONS, OF_PROMPTS
 from rl_data.conversations import ConversationDataConfig, ConversationSource
 from rl_data.errors import DataError
+from rl_data.json import JsonValue
 from rl_data.order import RowReference
 from rl_data.prompts import PromptDataConfig, PromptSource
 from rl_data.sample import Sample
@@ -29,6 +31,9 @@ class RenderedRow(NamedTuple):
     """[T] True on what is trained: a conversation's answers, nothing of a prompt."""
     note: RowNote | None
     """Why the row is left out, or that it is cut."""
+    label: str | None = None
+    """Of a prompt: the reference answer, and, in `metadata`, what graders get beside it."""
+    metadata: Mapping[str, JsonValue] = MappingProxyType({})
 
 
 class TrainingRows:
@@ -84,9 +89,10 @@ class TrainingRows:
     def _made(self, row: int) -> RenderedRow:
         made = self._source.made(RowReference(epoch=0, row=row))
         item = made.item
-        tokens = np.zeros(0, dtype=np.int32) if item is None else item.tokens
-        loss_mask = item.loss_mask if isinstance(item, Sample) else np.zeros(len(tokens), dtype=np.bool_)
-        return RenderedRow(tokens, loss_mask, made.note)
+        if item is None:
+            return RenderedRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.bool_), made.note)
+        loss_mask = item.loss_mask if isinstance(item, Sample) else np.zeros(len(item.tokens), dtype=np.bool_)
+        return RenderedRow(item.tokens, loss_mask, made.note, item.label, item.metadata)
 
     def _count(self, note: RowNote, max_bad_rows: float) -> None:
         self.counts[note.fate] += 1
