@@ -200,3 +200,19 @@ def test_a_mixed_order_resumes_exactly_and_refuses_other_weights_or_data(tmp_pat
         mixed(num_rows=3).load_state_dict(state)
     with pytest.raises(DataError, match="is damaged"):
         mixed().load_state_dict({**state, "data_sets": []})
+
+
+def test_a_mixed_order_resumes_exactly_when_one_of_its_data_sets_has_grown(tmp_path: Path):
+    def mixed(num_rows: int) -> MixedCursor:
+        files = [rows_of(tmp_path / "a.jsonl", num_rows), rows_of(tmp_path / "b.jsonl", 4)]
+        cursors = [cursor_over(files[0]), cursor_over(files[1], seed=6, first_row=num_rows)]
+        return MixedCursor(cursors, (1, 1), name="a, b")
+
+    small = mixed(6)
+    drawn(small, 5)  # three of the first
+    state = json.loads(json.dumps(small.state_dict()))
+    grown = mixed(8)
+    grown.load_state_dict(state)
+    # What follows has numbers that are higher by 2; the first data set's epoch has three rows left.
+    assert drawn(grown, 7) == [(epoch, row if row < 6 else row + 2) for epoch, row in drawn(small, 7)]
+    assert sorted(row for _, row in drawn(grown, 16) if row < 8) == list(range(8))
