@@ -102,7 +102,10 @@ def _refusals(weights_on: torch.device, workers: Sequence[SinkWorker]) -> dict[s
     def ask(worker: SinkWorker) -> None:
         if not isinstance(worker.sink, DeviceSink):
             refusals[worker.name] = "takes host memory alone"
-        elif (refusal := worker.sink.check_buffer(buffers[0], checksum)) is not None:
+            return
+        refusal = worker.sink.check_buffer(buffers[0], checksum)
+        worker.sink.let_go()
+        if refusal is not None:
             refusals[worker.name] = refusal
 
     calls = [worker.submit("ask", "check_buffer()", partial(ask, worker)) for worker in workers]

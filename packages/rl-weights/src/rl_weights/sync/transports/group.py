@@ -120,11 +120,15 @@ class GroupTransport:
 
     def _broadcast(self, worker: SinkWorker, filled: FilledBucket) -> None:
         sink, group = _as_group_sink(worker.sink), self._groups[id(worker.sink)]
-        try:
+
+        def give() -> None:
             with _on_device_of(filled.buffer):
-                work = group.broadcast(filled.buffer, 0)
-                sink.receive_bucket(filled.bucket.specs, filled.bucket.num_bytes, filled.checksum)
-                work.wait()
+                group.broadcast(filled.buffer, 0).wait()
+
+        receive = partial(sink.receive_bucket, filled.bucket.specs, filled.bucket.num_bytes, filled.checksum)
+        try:
+            # Both at a time: the first broadcast over nccl returns when all ranks have come to it.
+            _beside(receive, give, worker.deadline_s)
         except Exception:
             # The sink may not have received: what is under way would meet the next bucket.
             self._groups.pop(id(worker.sink), None)
