@@ -1,6 +1,7 @@
 """What parquet and Arrow files share: tables in parts, of which single rows are taken."""
 
 import bisect
+import contextlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -126,11 +127,12 @@ class _Table(NamedTuple):
         return row
 
     def _rows_of(self, batch: Any, first: int) -> Iterator[Row | DataError]:
-        try:
-            yield from batch.to_pylist()
+        rows: list[Row] | None = None
+        with contextlib.suppress(ValueError, OverflowError):  # one of the rows is bad
+            rows = batch.to_pylist()
+        if rows is not None:
+            yield from rows
             return
-        except (ValueError, OverflowError):
-            pass  # one of the rows is bad
         for place in range(batch.num_rows):
             try:
                 row = self.only_row(batch, place, first + place)
