@@ -65,7 +65,7 @@ def max_bad_rows(arguments: argparse.Namespace, num_rows: int) -> int:
 
 
 def add_rendering(parser: argparse.ArgumentParser) -> None:
-    """What training makes of a row. Flags that are not given are None: `rendering.open_training` reads them."""
+    """What training makes of a row. Flags that are not given are None: `rendering.open_rendered` reads them."""
     parser.add_argument(
         "--as",
         dest="kind",

@@ -7,7 +7,7 @@ import sys
 import msgspec
 
 from rl_data.commands.flags import add_rendering, add_source, add_tokenizer, open_source
-from rl_data.commands.rendering import RenderedRow, check_flags, open_training
+from rl_data.commands.rendering import RenderedRow, check_flags, open_rendered
 from rl_data.errors import DataError
 from rl_data.source import RowFate
 from rl_data.tokenizer import Tokenizer, load_tokenizer
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise DataError(f"{', '.join(arguments.source)}: expected a row in [0, {len(rows)}), got {arguments.row}")
     tokenizer = load_tokenizer(arguments.tokenizer)
     # Other rows are let pass: one that cannot be used is named when it is asked for.
-    rendered = open_training(arguments, tokenizer, on_bad_row="skip").render(arguments.row)
+    rendered = open_rendered(arguments, tokenizer, on_bad_row="skip").render(arguments.row)
     is_on_terminal = arguments.color == "auto" and sys.stdout.isatty()
     _write_text(rendered, tokenizer, is_green=arguments.color == "always" or is_on_terminal)
     note = rendered.note

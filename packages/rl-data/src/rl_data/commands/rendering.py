@@ -36,7 +36,7 @@ class RenderedRow(NamedTuple):
     metadata: Mapping[str, JsonValue] = MappingProxyType({})
 
 
-class TrainingRows:
+class RenderedRows:
     """The rows of a source, as training sees them.
 
     Args:
@@ -107,9 +107,9 @@ class TrainingRows:
             )
 
 
-def open_training(
+def open_rendered(
     arguments: argparse.Namespace, tokenizer: Tokenizer, *, on_bad_row: Literal["stop", "skip"]
-) -> TrainingRows:
+) -> RenderedRows:
     """The rows that the flags name, read as they say.
 
     Args:
@@ -121,10 +121,10 @@ def open_training(
     reading = {"prompt_data": tuple(arguments.source), "num_data_workers": 0, "on_bad_row": on_bad_row}
     given = {**reading, **_given(arguments, ("input_key", *BOTH))}
     if arguments.kind == "prompts":
-        return TrainingRows(PromptSource(PromptDataConfig(**given, **_given(arguments, OF_PROMPTS)), tokenizer))
+        return RenderedRows(PromptSource(PromptDataConfig(**given, **_given(arguments, OF_PROMPTS)), tokenizer))
     hint = "" if arguments.kind else " (read as a conversation; prompts need --as prompts)"
     config = ConversationDataConfig(**given, **_given(arguments, OF_CONVERSATIONS))
-    return TrainingRows(ConversationSource(config, tokenizer), hint=hint)
+    return RenderedRows(ConversationSource(config, tokenizer), hint=hint)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:

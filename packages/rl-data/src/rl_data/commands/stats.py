@@ -16,7 +16,7 @@ from rl_data.commands.flags import (
     max_bad_rows,
     open_source,
 )
-from rl_data.commands.rendering import TrainingRows, check_flags, open_training
+from rl_data.commands.rendering import RenderedRows, check_flags, open_rendered
 from rl_data.errors import DataError
 from rl_data.histogram import as_svg, as_text, histogram_of
 from rl_data.source import RowFate
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = open_source(arguments)
     training = None
     if arguments.tokenizer:
-        training = open_training(arguments, load_tokenizer(arguments.tokenizer), on_bad_row=arguments.on_bad_row)
+        training = open_rendered(arguments, load_tokenizer(arguments.tokenizer), on_bad_row=arguments.on_bad_row)
     most_bad = max_bad_rows(arguments, len(rows))
     counts = data_stats(rows, max_bad_rows=most_bad, input_key=arguments.input_key)
     shown: dict[str, object] = asdict(counts)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write_picture(picture, as_svg(histogram, title=title, unit=f"{unit} in a row"))
 
 
-def _left_out(training: TrainingRows, *, num_rows: int) -> dict[str, object]:
+def _left_out(training: RenderedRows, *, num_rows: int) -> dict[str, object]:
     """How many rows training gets, and which it does not, or not whole."""
     left_out: dict[str, object] = {"num_rows": num_rows}
     for fate in RowFate:
