@@ -126,7 +126,7 @@ def test_a_failure_that_math_verify_passes_over_is_a_crash(pool: GraderPool, nam
 
 @pytest.mark.parametrize("name", ["t", "v", "n"])
 def test_whatever_math_verify_lets_out_is_a_crash(pool: GraderPool, name: str):
-    # The label's text begins with the reference, which math-verify gets first.
+    # The label is what `verify` looks at first.
     grade = pool.grade_now("\\boxed{|x|}", f"\\text{{verify_{name}}}+x")
     assert grade.outcome is GradeOutcome.CRASH
     assert grade.reason.endswith("Error: injected")

@@ -1,10 +1,11 @@
 """Comparison of answers as mathematics. Only worker processes call it."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rl_data.grading.workers.failures import noticed_failures
+from rl_data.grading.workers.failures import FailureWatch
 from rl_data.grading.workers.messages import Comparison, Verdict
 
 # Far more than what math-verify takes for a rounding, and far less than by which different answers differ.
@@ -48,11 +49,18 @@ def compare(task: Comparison) -> Verdict:
     Raises:
         Exception: what math-verify, or what it works with, failed with; see `is_failure`.
     """
-    with noticed_failures("math_verify") as failures:
-        verdict = _compare(task)
+    watch = _watch()
+    watch.take()  # what another comparison left behind that ended by an error
+    verdict = _compare(task)
+    failures = watch.take()
     if failures and not verdict.value:
         raise next((failure for failure in failures if isinstance(failure, MemoryError)), failures[0])
     return verdict
+
+
+@functools.cache
+def _watch() -> FailureWatch:
+    return FailureWatch("math_verify")
 
 
 def _compare(task: Comparison) -> Verdict:

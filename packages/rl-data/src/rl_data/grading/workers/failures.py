@@ -1,8 +1,6 @@
 """Errors that a library catches and passes over in silence, as math-verify does, seen all the same."""
 
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from types import CodeType
 
 _EXHAUSTION = (MemoryError, RecursionError)
@@ -26,23 +24,26 @@ def is_failure(error: BaseException) -> bool:
     return not (isinstance(error, _MEANT) or kind is Exception or kind.__module__.startswith(_MEANT_OF))
 
 
-@contextmanager
-def noticed_failures(package: str) -> Generator[list[BaseException]]:
-    """Gathers failures that the files of `package` catch, and exhaustion that anybody catches. Not for two threads."""
-    found: list[BaseException] = []
-    monitoring = sys.monitoring
-    handled = monitoring.events.EXCEPTION_HANDLED
+class FailureWatch:
+    """Sees, from when it is made, failures that the files of a package catch, and exhaustion that anybody catches.
 
-    def look(code: CodeType, _: int, error: BaseException) -> None:
-        if isinstance(error, _EXHAUSTION) or (is_failure(error) and f"/{package}/" in code.co_filename):
-            found.append(error)
+    One a process, and for one thread. It stays: to begin and to end watching makes Python look through all of its code
+    again, which takes longer than a comparison.
+    """
 
-    monitoring.use_tool_id(_TOOL, "rl-data")
-    monitoring.register_callback(_TOOL, handled, look)
-    monitoring.set_events(_TOOL, handled)
-    try:
-        yield found
-    finally:
-        monitoring.set_events(_TOOL, 0)
-        monitoring.register_callback(_TOOL, handled, None)
-        monitoring.free_tool_id(_TOOL)
+    def __init__(self, package: str) -> None:
+        self._folder = f"/{package}/"
+        self._found: list[BaseException] = []
+        handled = sys.monitoring.events.EXCEPTION_HANDLED
+        sys.monitoring.use_tool_id(_TOOL, "rl-data")
+        sys.monitoring.register_callback(_TOOL, handled, self._look)
+        sys.monitoring.set_events(_TOOL, handled)
+
+    def take(self) -> list[BaseException]:
+        """What was seen since the last time."""
+        found, self._found = self._found, []
+        return found
+
+    def _look(self, code: CodeType, _: int, error: BaseException) -> None:
+        if isinstance(error, _EXHAUSTION) or (is_failure(error) and self._folder in code.co_filename):
+            self._found.append(error)
