@@ -25,7 +25,7 @@ class WeightSyncConfig:
         metadata={
             "help": "the way of the weights: cuda_ipc (engines read the memory of the trainer's GPU), host (bytes of "
             "host memory), gloo or nccl (a process group with each engine), disk (a shared folder); auto is cuda_ipc "
-            "where all share one GPU, and else host",
+            "where every engine can read that memory, and else host",
         },
     )
     update_weight_mode: _Mode = field(

@@ -76,6 +76,12 @@ CASES = [
     {"name": "dp_on_one", "do": "resume_elsewhere", "world_size": 1, "flags": [], "from": "resume_dp"},
     {"name": "dp_on_tp", "do": "resume_elsewhere", "world_size": 2, "flags": TP2, "from": "resume_dp"},
     {"name": "pp_on_one", "do": "resume_elsewhere", "world_size": 1, "flags": [], "from": "resume_pp"},
+    {
+        "name": "promises",
+        "do": "promises",
+        "world_size": 2,
+        "flags": ["--lr-decay-style", "constant", "--lr-warmup-iters", "0"],
+    },
     {"name": "refuse", "do": "refuse", "world_size": 2, "flags": [*TP2, "--sequence-parallel"]},
     {"name": "refuse_dp", "do": "refuse_on_one_rank", "world_size": 2, "flags": []},
     {"name": "stranger", "do": "stranger", "world_size": 2, "flags": [], "from": "resume_dp"},

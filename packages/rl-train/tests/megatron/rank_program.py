@@ -26,6 +26,7 @@ from rl_data import TrainBatch
 from rl_train.algorithms import AlgorithmConfig, LossInputs, LossOutput, make_loss, sft_loss
 from rl_train.errors import MemoryReleasedError, TrainConfigError, TrainerError
 from rl_train.megatron.cpu import enable_cpu_support
+from rl_train.testing import check_trainer
 from rl_train.trainer import TrainerPart
 from rl_weights import CheckpointError, checksum
 
@@ -263,6 +264,12 @@ class Case:
         }
         trainer.close()
         return result
+
+    def promises(self) -> dict:
+        """What a trainer promises, checked by all its ranks alike."""
+        trainer = self.trainer()
+        check_trainer(trainer, vocab_size=self.config["vocab_size"], folder=self.folder / "promises.checkpoints")
+        return {"has_groups": dist.is_initialized()}
 
     def refuse(self) -> dict:
         """Errors of what does not fit."""

@@ -206,6 +206,10 @@ def test_reference_weights_are_swapped_in_and_out(results: dict) -> None:
     assert case["is_own_again"]
 
 
+def test_a_rank_keeps_the_promises_of_a_trainer(results: dict) -> None:
+    assert results["promises"]["has_groups"] is False  # and it would not have come so far if it broke one
+
+
 def test_what_does_not_fit_is_refused(results: dict) -> None:
     recompute, padding, ranks, checkpoint = results["refuse"]["messages"]
     assert recompute.startswith("--recompute-modules layernorm: expected modules among core_attn, mlp")

@@ -88,6 +88,8 @@ class TrainerRank:
         # Read by OpenMP when torch is loaded.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         self._num_threads = num_threads
+        # As SGLang has it in its processes: over NCCL weights only get to ranks that allocate their buffers alike.
+        os.environ.setdefault("NCCL_CUMEM_ENABLE", "0")
         if host == LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")

@@ -100,6 +100,7 @@ class MegatronTrainer:
         self._memory = RankMemory(self._model, self._optimizer)
         self._reference: ReferenceWeights | None = None
         self._num_steps = 0
+        self._is_closed = False
 
     @property
     def num_data_parallel_ranks(self) -> int:
@@ -136,7 +137,7 @@ class MegatronTrainer:
         Raises:
             TrainConfigError: on every rank, if the batch is not what this trainer needs. Nothing has changed then.
         """
-        self._memory.require("a training step", *TrainerPart)
+        self._require("a training step", *TrainerPart)
         clock = PhaseClock(self._settings.device)
         own = self._own_microbatches(batch, is_trained=True)
         items = [on_rank(one, trained_tokens(one), self._settings, self._loss) for one in own]
@@ -177,7 +178,7 @@ class MegatronTrainer:
 
     def compute_own_logprobs(self, batch: TrainBatch) -> list[NDArray[np.float32]] | None:
         """[M][T] of this rank's data-parallel rank; None on all but one rank of those that share it. Collective."""
-        self._memory.require("a forward pass", TrainerPart.PARAMETERS)
+        self._require("a forward pass", TrainerPart.PARAMETERS)
         own = self._own_microbatches(batch, is_trained=False)
         items = [on_rank(one, predicted_tokens(one), self._settings, None) for one in own]
         self._model.eval()
@@ -200,13 +201,13 @@ class MegatronTrainer:
         """
         if self._reference is None:
             raise TrainerError("reference log-probabilities were asked for, but load_reference was not called")
-        self._memory.require("a forward pass", TrainerPart.PARAMETERS)
+        self._require("a forward pass", TrainerPart.PARAMETERS)
         with self._reference.in_place():
             return self.compute_logprobs(batch)
 
     def tensor_source(self) -> MegatronTensorSource:
         """The present weights under their Hugging Face names, for `rl_weights.Publisher`. Collective."""
-        self._memory.require("reading the weights", TrainerPart.PARAMETERS)
+        self._require("reading the weights", TrainerPart.PARAMETERS)
         return MegatronTensorSource(self._model, self._model_config)
 
     def export_hf(self, folder: Path, template: Path) -> Path:
@@ -225,7 +226,7 @@ class MegatronTrainer:
 
         Returns the folder of this step's checkpoint, `iter_0000012` of step 12.
         """
-        self._memory.require("a checkpoint", TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
+        self._require("a checkpoint", TrainerPart.OPTIMIZER, TrainerPart.PARAMETERS)
         return self._checkpointer.save(Path(folder), self._num_steps, state)
 
     def load_checkpoint(self, folder: Path) -> Mapping[str, JsonValue]:
@@ -235,7 +236,7 @@ class MegatronTrainer:
             TrainConfigError: on every rank, if there is no complete checkpoint that fits. Nothing has changed then.
             CheckpointError: likewise, if its metadata are damaged or more than metadata.
         """
-        self._memory.require("a checkpoint", *TrainerPart)
+        self._require("a checkpoint", *TrainerPart)
         self._num_steps, state = self._checkpointer.load(Path(folder))
         return state
 
@@ -245,10 +246,12 @@ class MegatronTrainer:
         Raises:
             HostMemoryError: if the host has no room for them.
         """
+        self._require("releasing memory")
         self._memory.release(parts)
 
     def resume_memory(self) -> None:
         """Takes back everything that was given up, as it was. Collective."""
+        self._require("taking memory back")
         self._memory.resume()
 
     def memory_use(self) -> MemoryUse:
@@ -256,8 +259,15 @@ class MegatronTrainer:
         return self._memory.use()
 
     def close(self) -> None:
-        """Takes the process groups apart; the trainer cannot be used after."""
+        """Takes the process groups apart; every later call but this one raises TrainerError. May be called twice."""
+        self._is_closed = True
         destroy_parallel()
+
+    def _require(self, what: str, *parts: TrainerPart) -> None:
+        """Raises an error that begins with `what` unless the trainer is open and has these parts in memory."""
+        if self._is_closed:
+            raise TrainerError(f"{what} was asked of a trainer that was closed")
+        self._memory.require(what, *parts)
 
     @property
     def _speaks_for_data_parallel_rank(self) -> bool:

@@ -9,6 +9,7 @@ on other machines, at a port of the writer's host; the store and the group carry
 # torch's process groups are annotated in part only.
 
 import contextlib
+import os
 import shutil
 import socket
 import tempfile
@@ -42,12 +43,18 @@ class _Group(Protocol):
 class GroupTransport:
     """Broadcasts to each sink in a group of its own, which is joined at the first publish and kept.
 
+    NCCL's ranks only reach each other if all of them have the same NCCL_CUMEM_ENABLE when they first use NCCL. SGLang
+    sets it to 0 where it is not set, and so does this transport for nccl; a process that has used NCCL before should
+    have done so.
+
     Args:
         backend: "gloo" takes buckets from host memory, "nccl" from the GPU of the weights, to engines on other GPUs.
         host: address of this machine by which engines on other machines reach it; None if all are on this one.
     """
 
     def __init__(self, backend: Backend, host: str | None = None) -> None:
+        if backend == "nccl":
+            os.environ.setdefault("NCCL_CUMEM_ENABLE", "0")
         self.name = backend
         self._backend: Backend = backend
         self._host = host
