@@ -31,4 +31,7 @@ def test_graders_are_measured_and_hostile_answers_break_nothing(tmp_path):
     assert values["grading_right_share"] == values["grading_wrong_share"] == 1.0
     assert details["hostile"]["num_hostile_right"] == details["hostile"]["num_good_wrong"] == 0
     assert sum(details["hostile"]["outcomes"].values()) == 12
+    assert values["grading_hostile_good_share"] == 1.0
+    assert values["grading_hostile_longest_s"] < 2.0  # the limit, and a second
     assert values["grading_dapo_per_s"] > 2000
+    assert values["grading_math_per_s"] > 200
