@@ -155,6 +155,20 @@ BARS = (
         cards=(_CPU,),
     ),
     Bar(
+        name="grading_hostile_longest_s",
+        what="`math`: 1,000 hostile answers with a limit of 2 s, the longest from question to grade",
+        limit=3,
+        unit=" s",
+        cards=(_CPU,),
+    ),
+    Bar(
+        name="grading_hostile_good_share",
+        what="`math`: good answers between the hostile ones graded as right",
+        limit=1,
+        is_minimum=True,
+        cards=(_CPU,),
+    ),
+    Bar(
         name="packing_imbalance",
         what="2,048 samples packed on 8 ranks, largest over mean tokens",
         limit=1.02,
