@@ -1,10 +1,12 @@
 """What the tests of several packages together share: one tiny model, one trainer and one engine a session."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def stack(toy_model: Path) -> Iterator[Stack]:
     spec = trainer_spec(toy_model, "--tensor-model-parallel-size", "2", "--sequence-parallel")
     with ray_cluster(num_actors=3):
         from rl_rollout.ray import start_engine
+        from rl_rollout.testing import check_closing
         from rl_train.ray import TrainerGroup
 
         trainer = TrainerGroup.start(spec, world_size=2)
@@ -68,6 +71,7 @@ def stack(toy_model: Path) -> Iterator[Stack]:
             trainer.wait_ready()
             engine.wait_ready()
             yield Stack(toy_model, trainer, engine)
+            asyncio.run(check_closing(engine, np.arange(5, 15, dtype=np.int32)))
         finally:
             engine.close()
             trainer.close()

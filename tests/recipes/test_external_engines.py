@@ -22,7 +22,13 @@ from recipes.grpo.external import folder_of_run
 from rl_rollout import EngineError, EngineNotServingError, EnginePool, RequestError, RolloutConfigError, SamplingParams
 from rl_rollout.sglang.http_engine import HTTPEngine
 from rl_rollout.sglang.http_wire import base_url
-from rl_rollout.testing import check_generation, check_weight_updates, make_requests
+from rl_rollout.testing import (
+    check_closing,
+    check_generation,
+    check_memory_kept,
+    check_weight_updates,
+    make_requests,
+)
 from tests.recipes.short_runs import grpo, records, weights
 
 PROMPT = np.arange(5, 15, dtype=np.int32)
@@ -77,6 +83,7 @@ def test_a_handle_of_a_server_keeps_the_promises_of_engines_and_sinks(server, po
 
     asyncio.run(check_weight_updates(handle, PROMPT, tensors))
     asyncio.run(check_generation(handle, PROMPT))
+    asyncio.run(check_memory_kept(handle, PROMPT))
     assert handle.weight_version() == 8
     assert len(list(tmp_path.glob("engine-0-*/version-*"))) == 1
     assert handle_of(server, policy, tmp_path).weight_version() is None, "it took another's version for its own"
@@ -84,10 +91,13 @@ def test_a_handle_of_a_server_keeps_the_promises_of_engines_and_sinks(server, po
         asyncio.run(handle.generate([replace(requests[0], sampling=bad)], timeout_s=60))
     with pytest.raises(EngineError, match="status 401"):
         handle_of(server, policy, tmp_path, key="another").weight_version()
-    handle.close()
-    assert not list(tmp_path.iterdir())
-
     assert handle.check_server() == CONTEXT_LENGTH
+    asyncio.run(check_closing(handle, PROMPT))
+    assert not list(tmp_path.iterdir())
+    for call in (handle.weight_version, handle.wait_ready, lambda: handle.begin_update(9)):
+        with pytest.raises(EngineError, match=r"engine 0 at .*: this handle of it was closed"):
+            call()
+
     other = tmp_path / "model"
     other.mkdir()
     config = json.loads((policy / "model" / "config.json").read_text())

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rl_rollout import Engine, EngineError, RolloutConfigError
-from rl_rollout.testing import check_generation, check_memory, check_weight_updates, make_requests
+from rl_rollout.testing import check_closing, check_generation, check_memory, check_weight_updates, make_requests
 from rl_rollout.weights import checksum
 
 ray = pytest.importorskip("ray")
@@ -106,4 +106,4 @@ def test_a_killed_actor_is_an_error_with_the_engines_name_and_leaves_no_process(
         engine.weight_version()
     psutil.wait_procs(processes, timeout=10)
     assert not any(process.is_running() for process in processes)
-    engine.close()
+    asyncio.run(check_closing(engine, prompt))

@@ -91,6 +91,9 @@ class Engine(Protocol):
 
         The engine serves again when whole weights were published and every part is back. So it is on a CPU too,
         though the memory stays where it is.
+
+        Raises:
+            EngineError: if the engine gives no memory up, as one that others own. It goes on serving.
         """
         ...
 
@@ -99,5 +102,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the engine and every process it started."""
+        """Ends the engine and every process it started. Every later call but this one raises EngineError."""
         ...

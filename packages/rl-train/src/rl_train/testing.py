@@ -215,6 +215,7 @@ def check_trainer(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
     trainer.close()
     trainer.close()
     _raises(lambda: trainer.train_step(batch), "a step of a closed trainer")
+    _raises(lambda: trainer.compute_logprobs(batch), "a forward pass of a closed trainer")
 
 
 def _check_memory(trainer: Trainer, batch: TrainBatch, folder: Path) -> None:

@@ -83,6 +83,7 @@ class HTTPEngine:
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._incoming: IncomingWeights | None = None
         self._weight_map: dict[str, str] = {}
+        self._is_closed = False
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
@@ -105,6 +106,7 @@ class HTTPEngine:
         Raises:
             EngineDeadlineError: if it does not within `timeout_s` (default: engine_start_timeout_s).
         """
+        self._require_open()
         started = time.monotonic()
         limit_s = self._config.engine_start_timeout_s if timeout_s is None else timeout_s
         while True:
@@ -152,6 +154,7 @@ class HTTPEngine:
         Raises:
             RequestError: if SGLang refuses a request.
         """
+        self._require_open()
         if self._incoming is not None:
             raise EngineNotServingError(f"{self._name}: holds no whole set of weights, so it serves nothing")
         if not requests:
@@ -196,6 +199,7 @@ class HTTPEngine:
 
     def begin_update(self, version: int) -> None:
         """Begins a version's folder. The server goes on with the weights that it has."""
+        self._require_open()
         self._incoming = IncomingWeights(self._name, version, checkpoint_shapes(self._model_path))
         self._weight_map = {}
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -258,8 +262,13 @@ class HTTPEngine:
         return self._version_of(self._field(info, "weight_version", "telling its weight version"))
 
     def close(self) -> None:
-        """Removes the folder of versions. The server goes on."""
+        """Removes the folder of versions; every later call of this handle fails. The server goes on."""
+        self._is_closed, self._incoming = True, None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise EngineError(f"{self._name}: this handle of it was closed")
 
     @property
     def _partial(self) -> Path:
@@ -285,6 +294,7 @@ class HTTPEngine:
     ) -> Mapping[str, Any]:
         import httpx
 
+        self._require_open()
         try:
             response = httpx.request(
                 method,

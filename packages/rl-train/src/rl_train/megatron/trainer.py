@@ -169,8 +169,8 @@ class MegatronTrainer:
 
         Every rank gets the log-probabilities of all.
         """
-        gathered: list[tuple[int, list[NDArray[np.float32]]] | None] = [None] * dist.get_world_size()
         own = self.compute_own_logprobs(batch)
+        gathered: list[tuple[int, list[NDArray[np.float32]]] | None] = [None] * dist.get_world_size()
         rank = parallel_state.get_data_parallel_rank()
         dist.all_gather_object(gathered, None if own is None else (rank, own))
         by_rank = dict(one for one in gathered if one is not None)
