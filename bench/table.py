@@ -108,6 +108,18 @@ BARS = (
         is_minimum=True,
     ),
     Bar(
+        name="sync_growth_gpu_mib",
+        what="50 publishes of Qwen3-4B: growth of GPU memory in use",
+        limit=2,
+        unit=" MiB",
+    ),
+    Bar(
+        name="sync_growth_host_mib",
+        what="the same of host memory, trainer's and engine's processes",
+        limit=16,
+        unit=" MiB",
+    ),
+    Bar(
         name="convert_to_torch_dist_over_copy",
         what="8 GB checkpoint, Hugging Face to torch_dist, over `cp -r`",
         limit=2.5,
