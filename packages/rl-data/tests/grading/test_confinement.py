@@ -2,11 +2,19 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rl_data.grading.workers.system_calls import ALLOWED, OPENING
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
 
 on_linux = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the kernel's part is Linux's"
@@ -60,6 +68,19 @@ def test_a_confined_process_reads_and_computes_and_does_nothing_else(tmp_path: P
     (tmp_path / "old").write_text("old")
     assert run(ATTEMPTS, tmp_path) == ["read", "import"]
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "old")]
+
+
+@pytest.mark.parametrize("machine", HEADERS)
+def test_system_calls_have_the_numbers_of_the_kernel(machine: str):
+    if not HEADERS[machine].exists():
+        pytest.skip("the kernel's headers are not installed")
+    # The generic header numbers those by NR3264 that a 32-bit machine has two of, and renames fstatat.
+    defined = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", HEADERS[machine].read_text(), re.MULTILINE)
+    kernels = {{"fstatat": "newfstatat"}.get(name, name): int(number) for name, number in defined}
+    ours = {**ALLOWED, **{name: opening.numbers for name, opening in OPENING.items()}}
+    assert {name: getattr(numbers, machine) for name, numbers in ours.items()} == {
+        name: kernels.get(name) for name in ours
+    }
 
 
 # Python without brackets, quotes and blanks, as they are lost in \\text: it sets an attribute of a class of numpy.

@@ -4,6 +4,9 @@ Text of a model should never run as code (`text_as_code`); should it find a way 
 it can do. The process may read and write what it has open, open files for reading, and ask for memory and the time.
 Everything else is refused with EPERM: opening a file for writing, changing the file system, making a connection,
 starting a process or a thread, sending a signal, changing limits.
+
+Written by hand, because `pyseccomp` needs the system's libseccomp, and the package that brings it along is for x86-64
+alone.
 """
 
 import ctypes
@@ -14,122 +17,20 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rl_data.grading.workers.system_calls import ALLOWED, OPENING
+
 
 class _Calls(NamedTuple):
-    """Numbers of system calls."""
+    """What the filter decides by on one machine."""
 
     architecture: int
     """AUDIT_ARCH_... of linux/audit.h."""
     allowed: Sequence[int]
+    """Numbers of calls."""
     opening: Sequence[tuple[int, int]]
-    """Calls that open a file, and which of their arguments holds the flags."""
+    """Numbers of calls that open a file, and which of their arguments holds the flags."""
 
 
-# Of asm/unistd_64.h and asm-generic/unistd.h: read, write, readv, writev, pread64, close, lseek, getdents64, getcwd,
-# stat, access and readlink with their kin; poll, ppoll; mmap, mprotect, munmap, mremap, brk, madvise; signal masks and
-# handlers of the process itself; the timer of the time limit, clocks and sleeping; who and where the process is; futex,
-# robust lists and rseq of the C library; getrandom; exit.
-_X86_64 = _Calls(
-    architecture=0xC000003E,
-    allowed=(
-        *(
-            0,
-            1,
-            3,
-            4,
-            5,
-            6,
-            7,
-            8,
-            9,
-            10,
-            11,
-            12,
-            13,
-            14,
-            15,
-            17,
-            19,
-            20,
-            21,
-            24,
-            25,
-            28,
-            35,
-            36,
-            38,
-            39,
-            60,
-            63,
-            79,
-            89,
-        ),
-        *(
-            96,
-            97,
-            98,
-            99,
-            100,
-            102,
-            104,
-            107,
-            108,
-            110,
-            131,
-            186,
-            201,
-            202,
-            204,
-            217,
-            219,
-            228,
-            229,
-            230,
-            231,
-            262,
-            267,
-        ),
-        *(269, 271, 273, 318, 332, 334, 439),
-    ),
-    opening=((2, 1), (257, 2)),
-)
-_AARCH64 = _Calls(
-    architecture=0xC00000B7,
-    allowed=(
-        *(
-            17,
-            48,
-            57,
-            61,
-            62,
-            63,
-            64,
-            65,
-            66,
-            67,
-            73,
-            78,
-            79,
-            80,
-            93,
-            94,
-            98,
-            99,
-            101,
-            102,
-            103,
-            113,
-            114,
-            115,
-            123,
-            124,
-        ),
-        *(128, 132, 134, 135, 139, 153, 160, 163, 165, 169, 172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222),
-        *(226, 233, 278, 291, 293, 439),
-    ),
-    opening=((56, 2),),
-)
-_CALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _CHANGING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 
 # Classic BPF: linux/bpf_common.h, linux/seccomp.h, linux/prctl.h.
@@ -146,12 +47,29 @@ class _Program(ctypes.Structure):
 
 def confine() -> bool:
     """Takes from this process, for good, what comparing does not need; False where the system cannot do that."""
-    calls = _CALLS.get(platform.machine()) if sys.platform == "linux" else None
+    calls = _calls_of(platform.machine()) if sys.platform == "linux" else None
     if calls is None:
         return False
     instructions = _filter(calls)
     program = _Program(len(instructions) // 8, instructions)
     return _control(_SET_NO_NEW_PRIVILEGES, 1) and _control(_SET_SECCOMP, _FILTER_MODE, ctypes.addressof(program))
+
+
+def _calls_of(machine: str) -> _Calls | None:
+    """None for a machine whose numbers are not known."""
+    if machine == "x86_64":
+        return _Calls(
+            architecture=0xC000003E,
+            allowed=[numbers.x86_64 for numbers in ALLOWED.values()],
+            opening=[(numbers.x86_64, flags) for numbers, flags in OPENING.values()],
+        )
+    if machine == "aarch64":
+        return _Calls(
+            architecture=0xC00000B7,
+            allowed=[numbers.aarch64 for numbers in ALLOWED.values() if numbers.aarch64 is not None],
+            opening=[(numbers.aarch64, flags) for numbers, flags in OPENING.values() if numbers.aarch64 is not None],
+        )
+    return None
 
 
 def end_with_parent(signal: int) -> None:
