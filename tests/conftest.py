@@ -61,8 +61,9 @@ def stack(toy_model: Path) -> Iterator[Stack]:
 
     spec = trainer_spec(toy_model, "--tensor-model-parallel-size", "2", "--sequence-parallel")
     with ray_cluster(num_actors=3):
+        import rl_rollout.testing
+        import rl_train.testing
         from rl_rollout.ray import start_engine
-        from rl_rollout.testing import check_closing
         from rl_train.ray import TrainerGroup
 
         trainer = TrainerGroup.start(spec, world_size=2)
@@ -71,7 +72,8 @@ def stack(toy_model: Path) -> Iterator[Stack]:
             trainer.wait_ready()
             engine.wait_ready()
             yield Stack(toy_model, trainer, engine)
-            asyncio.run(check_closing(engine, np.arange(5, 15, dtype=np.int32)))
+            asyncio.run(rl_rollout.testing.check_closing(engine, np.arange(5, 15, dtype=np.int32)))
+            rl_train.testing.check_closing(trainer, vocab_size=256)
         finally:
             engine.close()
             trainer.close()

@@ -6,6 +6,7 @@ Needs `pip install rl-rollout[ray,sglang]`.
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 # What a call may take beyond the engine's own deadline, which normally passes first and says more.
 _TRANSPORT_S = 20.0
 _CLOSE_S = 5.0
+_COLOURS = re.compile(r"\x1b\[\d*m")
+"""Ray's, in tracebacks of actors, whoever reads them."""
 
 
 class _EngineActor:
@@ -245,23 +248,30 @@ class RayEngine:
         try:
             return ray.get(reference, timeout=timeout_s + _TRANSPORT_S)
         except (RayTaskError, RayActorError, GetTimeoutError) as error:
-            raise self._translate(error, timeout_s, doing) from error
+            raise self._translate(error, timeout_s, doing) from _unless_told(error)
 
     async def _wait(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
         try:
             return await asyncio.wait_for(_value(reference), timeout_s + _TRANSPORT_S)
         except (RayTaskError, RayActorError, TimeoutError) as error:
-            raise self._translate(error, timeout_s, doing) from error
+            raise self._translate(error, timeout_s, doing) from _unless_told(error)
 
     def _translate(self, error: Exception, timeout_s: float, doing: str) -> RLRolloutError:
-        """Our own error for Ray's, which stays as its cause and shows the actor's traceback."""
+        """Our own error for Ray's. If it is not the actor's own, it holds the actor's traceback."""
         if isinstance(error, RayTaskError):
             if isinstance(error.cause, RLRolloutError):  # pyright: ignore[reportUnknownMemberType]
                 return error.cause
-            return EngineError(f"{self._name}: failed while {doing}:\n{error}")
+            traceback = _COLOURS.sub("", str(error))
+            return EngineError(f"{self._name}: failed while {doing}:\n{traceback}")
         if isinstance(error, RayActorError):
             return EngineError(f"{self._name}: its actor died while {doing}: {error}")
         return EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}")
+
+
+def _unless_told(error: Exception) -> Exception | None:
+    """What shows the actor's traceback, where the error that we raise does not hold it."""
+    is_own = isinstance(error, RayTaskError) and isinstance(error.cause, RLRolloutError)  # pyright: ignore[reportUnknownMemberType]
+    return error if is_own else None
 
 
 async def _value(reference: "ray.ObjectRef[Any]") -> Any:

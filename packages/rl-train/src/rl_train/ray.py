@@ -6,8 +6,10 @@ Needs `pip install rl-train[megatron,ray]`.
 # pyright: standard
 # Ray's functions are typed in part only.
 
+import re
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -37,6 +39,8 @@ _GRACE_S = 1.0
 _STATUS_S = 3.0
 _CLOSE_S = 10.0
 _BUCKET_BYTES = 2**30
+_COLOURS = re.compile(r"\x1b\[\d*m")
+"""Ray's, in tracebacks of actors, whoever reads them."""
 
 
 class _Failure(NamedTuple):
@@ -272,14 +276,16 @@ class TrainerGroup:
         """[world_size] what `method` returns on each rank."""
         if not self._is_ready:
             self.wait_ready()
-        if self._failure is not None:
-            raise self._failure
+        self._require_whole()
         references = [getattr(actor, method).remote(*arguments, **options) for actor in self._actors]
         return self._gather(references, timeout_s, doing)
 
-    def _gather(self, references: "Sequence[ray.ObjectRef[Any]]", timeout_s: float, doing: str) -> list[Any]:
+    def _require_whole(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise copy(self._failure)  # an error raised twice shows where it was raised first, too
+
+    def _gather(self, references: "Sequence[ray.ObjectRef[Any]]", timeout_s: float, doing: str) -> list[Any]:
+        self._require_whole()
         rank_of = {reference: rank for rank, reference in enumerate(references)}
         values: dict[int, Any] = {}
         failures: list[_Failure] = []
@@ -295,10 +301,10 @@ class TrainerGroup:
                 failures.append(_Failure(rank_of[done[0]], error))
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
         if failures:
-            cause = _first_cause(failures, doing)
+            cause, shown_before = _first_cause(failures, doing)
             if isinstance(cause, TrainerError):
                 self._failure = cause
-            raise cause from failures[0].error
+            raise cause from shown_before
         if waiting:
             self._failure = self._deadline_error([rank_of[one] for one in waiting], timeout_s, doing)
             raise self._failure
@@ -322,8 +328,8 @@ def _longest(config: TrainerGroupConfig) -> float:
     return max(config.trainer_start_timeout_s, config.trainer_step_timeout_s, config.trainer_checkpoint_timeout_s)
 
 
-def _first_cause(failures: Sequence[_Failure], doing: str) -> "RLTrainError | RLWeightsError":
-    """The failure that brought the others about, as our own error.
+def _first_cause(failures: Sequence[_Failure], doing: str) -> "tuple[RLTrainError | RLWeightsError, Exception | None]":
+    """The failure that brought the others about, as our own error; and what says where it was, unless that does.
 
     Errors in what was asked for, and those of rl-weights, leave the trainer whole: only TrainerError does not.
 
@@ -343,7 +349,8 @@ def _first_cause(failures: Sequence[_Failure], doing: str) -> "RLTrainError | RL
     others = sorted(failure.rank for failure in failures if failure.rank != rank)
     also = f"\n(then also: rank {', rank '.join(map(str, others))})" if others else ""
     if isinstance(error, RayActorError):
-        return TrainerError(f"trainer rank {rank} died while {doing}: {error}{also}")
+        return TrainerError(f"trainer rank {rank} died while {doing}: {error}{also}"), None
     if isinstance(error, RayTaskError) and isinstance(error.cause, RLTrainError | RLWeightsError):
-        return error.cause
-    return TrainerError(f"trainer rank {rank} failed while {doing}:\n{error}{also}")
+        return error.cause, error
+    traceback = _COLOURS.sub("", str(error))
+    return TrainerError(f"trainer rank {rank} failed while {doing}:\n{traceback}{also}"), None

@@ -171,7 +171,13 @@ def sample_batch(
 
 
 def check_trainer(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
-    """What `Trainer` promises. The trainer is trained for some steps, and is closed at the end.
+    """What `Trainer` promises: `check_training`, then `check_closing`; see them."""
+    check_training(trainer, vocab_size=vocab_size, folder=folder)
+    check_closing(trainer, vocab_size=vocab_size)
+
+
+def check_training(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
+    """What `Trainer` promises of one that is open. The trainer is trained for some steps.
 
     Args:
         trainer: freshly made.
@@ -212,6 +218,14 @@ def check_trainer(trainer: Trainer, *, vocab_size: int, folder: Path) -> None:
         _check_equal(step.learning_rate, expected.learning_rate, "the learning rate after a resume")
     _check_equal(_total(trainer.compute_logprobs(batch)), _total(logprobs), "log-probabilities after a resume")
 
+
+def check_closing(trainer: Trainer, *, vocab_size: int) -> None:
+    """After `close` every call fails, and closing again does nothing; also where the trainer has failed before.
+
+    Raises:
+        AssertionError: if not.
+    """
+    batch = sample_batch(vocab_size, num_ranks=trainer.num_data_parallel_ranks)
     trainer.close()
     trainer.close()
     _raises(lambda: trainer.train_step(batch), "a step of a closed trainer")

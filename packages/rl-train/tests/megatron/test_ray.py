@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,12 @@ import numpy as np
 import psutil
 import pytest
 
-from rl_train.algorithms import sft_loss
+from rl_train.algorithms import LossFunction, LossInputs, LossOutput, sft_loss
 from rl_train.errors import TrainConfigError, TrainerDeadlineError, TrainerError
 from rl_train.megatron.arguments import MegatronArguments, parse_megatron_args
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import TrainerSpec
-from rl_train.testing import check_trainer, sample_batch
+from rl_train.testing import check_closing, check_training, sample_batch
 from rl_weights import TensorSpec
 
 if TYPE_CHECKING:
@@ -50,9 +51,25 @@ def arguments(model: Path, world_size: int, *flags: str) -> MegatronArguments:
     return parse_megatron_args([*FLAGS, *flags], model_config=config, world_size=world_size)
 
 
-def spec(model: Path, arguments: MegatronArguments) -> TrainerSpec:
+def spec(model: Path, arguments: MegatronArguments, loss: LossFunction = sft_loss) -> TrainerSpec:
     config = json.loads((model / "config.json").read_text())
-    return TrainerSpec(arguments=arguments, model_config=config, weights=model, loss=sft_loss)
+    return TrainerSpec(arguments=arguments, model_config=config, weights=model, loss=loss)
+
+
+def loss_that_fails(on_rank: int, when_exists: Path) -> LossFunction:
+    """The supervised loss, until there is something at the path."""
+
+    class Loss:
+        needs_entropy = False
+
+        def __call__(self, inputs: LossInputs, /) -> LossOutput:
+            import torch
+
+            if torch.distributed.get_rank() == on_rank and when_exists.exists():
+                raise ZeroDivisionError("a loss that fails on purpose")
+            return sft_loss(inputs)
+
+    return Loss()
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +141,31 @@ def wait_until(condition, timeout_s: float = 10.0) -> bool:
     return condition()
 
 
-def test_a_group_of_two_ranks_keeps_the_promises_of_a_trainer(cluster: None, model: Path, tmp_path: Path) -> None:
+def test_a_group_of_two_ranks_keeps_the_promises_of_a_trainer_until_a_rank_raises(
+    cluster: None, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from rl_train.ray import TrainerGroup
 
-    chosen = arguments(model, 2)
+    chosen = spec(model, arguments(model, 2), loss_that_fails(on_rank=1, when_exists=tmp_path / "fail"))
     started = time.monotonic()
-    group = TrainerGroup.start(spec(model, chosen), world_size=2)
+    group = TrainerGroup.start(chosen, world_size=2)
     assert time.monotonic() - started < 5, "start waited for the ranks"
     try:
         assert group.wait_ready(120) > 0
-        check_trainer(group, vocab_size=101, folder=tmp_path)
+        check_training(group, vocab_size=101, folder=tmp_path / "checkpoints")
+        (tmp_path / "fail").touch()
+        with pytest.raises(TrainerError) as caught:
+            group.train_step(sample_batch(101, num_ranks=2))
+        with pytest.raises(TrainerError, match="trainer rank 1 failed"):
+            group.compute_logprobs(sample_batch(101, num_ranks=2))
     finally:
-        group.close()
+        check_closing(group, vocab_size=101)
     assert wait_until(lambda: not rank_processes()), "ranks outlived close()"
+    # All that Python shows of an error that nobody catches, and all that Ray shows by itself.
+    shown = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr())
+    assert shown.count("trainer rank 1 failed while training:") == 1
+    assert shown.count("ZeroDivisionError: a loss that fails on purpose") == 1, shown
+    assert shown.count(", in _loss_of\n") == 1, "the rank's own traceback"
 
 
 def test_pipeline_stages_publish_and_a_killed_rank_is_named(cluster: None, model: Path, tmp_path: Path) -> None:
