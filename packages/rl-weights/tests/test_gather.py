@@ -16,6 +16,7 @@ from torch import Tensor
 from rl_weights import Publisher, ShardedSource, SyncError, TrainerLayout
 from rl_weights.rules import rules_for
 from rl_weights.sync import sharded_source
+from rl_weights.sync.sharded_source import GivingError
 from rl_weights.sync.transports.disk import DiskTransport
 from rl_weights.testing import InMemorySink
 
@@ -115,6 +116,32 @@ def a_part_of_the_writer_changes(one: Rank) -> None:
         one.publisher.publish(2)
 
 
+def rank_2_cannot_go_on(fail: Callable[[Rank], None], says: str, one: Rank) -> None:
+    """It fails in mid-pass and lives on. Rank 1 gives all that it holds."""
+    name = [name for name in NAMES if 2 in one.layout.holders[name]][2]
+    right = one.parts.parts.get(name)
+    if one.rank == 2:
+        one.parts.failing, one.parts.fail = name, partial(fail, one)
+    if one.rank == 1:
+        one.publisher.publish(2)
+    else:
+        with pytest.raises(GivingError, match=says.format(name=name)):
+            one.publisher.publish(2)
+    if one.is_writer:
+        assert one.sink.weight_version() is None
+    one.parts.failing = None
+    if one.rank == 2:
+        one.parts.parts[name] = right
+
+
+def reading_fails(_: Rank) -> None:
+    _raise()
+
+
+def its_part_changes(one: Rank) -> None:
+    one.parts.parts[one.parts.failing] = torch.ones(3)
+
+
 def a_receive_of_the_writer_cannot_begin(one: Rank) -> None:
     """The one from rank 2 in the second bucket; that from rank 1 has begun."""
     receive, num_begun = dist.ProcessGroup.recv, 0
@@ -171,6 +198,8 @@ FAILURES = {
     "a receive cannot begin": a_receive_of_the_writer_cannot_begin,
     "slow ranks": slow_ranks_go_on_when_the_writer_breaks_off,
     "a part of the writer changes": a_part_of_the_writer_changes,
+    "another rank breaks off": partial(rank_2_cannot_go_on, reading_fails, "^rank 2: .*a part that cannot be read"),
+    "a part of another rank changes": partial(rank_2_cannot_go_on, its_part_changes, "^rank 2: {name}: expected"),
     "another shape": partial(rank_2_holds, lambda _: torch.ones(3), r"got float32 \(3,\) on cpu"),
     "another dtype of that size": partial(rank_2_holds, lambda part: part.int(), r"got int32 \(.*\) on cpu"),
     "another device": partial(rank_2_holds, lambda part: part.to("meta"), r"got float32 \(.*\) on meta"),

@@ -18,7 +18,7 @@ from rl_weights.sync.bucket_buffers import BucketBuffers
 from rl_weights.sync.feed import Feed, open_feed
 from rl_weights.sync.plan import EngineLayout, SyncPlan, plan_sharded, plan_whole
 from rl_weights.sync.report import PhaseSeconds, PublishReport
-from rl_weights.sync.sharded_source import PartsError, ShardedSource
+from rl_weights.sync.sharded_source import GivingError, PartsError, ShardedSource
 from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name
 from rl_weights.sync.transports.direct import DirectTransport
 from rl_weights.sync.transports.transport import FilledBucket, Transport
@@ -137,9 +137,11 @@ class Publisher:
             attempt = self._attempt(version, range(len(self._sinks)), verify)
         except PartsError:  # on every rank alike
             raise
-        except Exception:
-            if self._source.is_writer:  # which the others ask once they have given their parts; who failed has not
-                self._agree(False)
+        except Exception as error:
+            # The others ask the writer once they have given their parts. So does a rank that came to the end with them.
+            if self._source.is_writer or isinstance(error, GivingError):
+                with suppress(RuntimeError):  # a rank is gone, and the first error says more
+                    self._agree(False)
             raise
         if self._agree(any(not one.is_stuck for one in attempt.failed)):
             attempt = self._try_again(attempt)

@@ -25,10 +25,16 @@ _NUM_SLOTS = 2
 _DRAIN_S = 60.0
 """How long a writer that broke off waits for each further message of another rank."""
 _LEAST_WAIT_S = 0.001
+_FAILED = 1
+"""The last byte of a message whose other bytes say what kept its rank from giving its parts, instead of them."""
 
 
 class PartsError(SyncError):
     """A rank cannot give its parts. Raised on every rank, before anything was gathered."""
+
+
+class GivingError(SyncError):
+    """A rank cannot give its parts, in the middle of a pass. Raised on it and on the writer, who both ended the pass."""
 
 
 class GatheredTensor(NamedTuple):
@@ -113,10 +119,12 @@ class ShardedSource:
         """The tensors of each bucket, on the writer; nothing for each bucket elsewhere. Collective, to the end.
 
         What is given for a bucket is overwritten once the next is asked for. If the writer breaks off, it takes what
-        the other ranks still send, so that they come to their end.
+        the other ranks still send, so that they come to their end. If another rank cannot go on, it sends the reason
+        instead, to the end.
 
         Raises:
             PartsError: on every rank, at once, if one of them does not hold what the plan says.
+            GivingError: on the writer, naming a rank that could not go on, and at the end on that rank.
         """
         gathering = _Gathering(plan, self._parts, self._rank, self._group, self.device)
         self._agree_on_parts(gathering)
@@ -135,8 +143,7 @@ class ShardedSource:
             dist.all_gather(of_ranks, told, group=self._group)  # pyright: ignore[reportUnknownMemberType]
             failed = [rank for rank, one in enumerate(of_ranks) if one.item()]
         if mine is not None:
-            named = isinstance(mine, SyncError)
-            raise PartsError(str(mine) if named else f"rank {self._rank}: {mine!r}") from mine
+            raise PartsError(_reason(self._rank, mine)) from mine
         if failed:
             ranks = ", ".join(map(str, failed))
             raise PartsError(f"ranks {ranks} cannot give their parts, and say why; rank {self._rank} can")
@@ -173,7 +180,7 @@ class _Started(NamedTuple):
 
 
 class _Gathering:
-    """One pass over the buckets. Parts of a rank lie in its message in the plan's order, each aligned."""
+    """One pass over the buckets. A rank's parts lie in its message in the plan's order, each aligned; a byte follows."""
 
     def __init__(
         self,
@@ -188,6 +195,7 @@ class _Gathering:
         self._buffers: dict[tuple[int, int], Tensor] = {}
         self._sent: list[list[dist.Work]] = [[] for _ in range(_NUM_SLOTS)]
         self._num_started = 0
+        self._failure: Exception | None = None
         self._under_way: deque[_Started] = deque()
 
     def prepare(self) -> None:
@@ -215,17 +223,34 @@ class _Gathering:
             slot = index % _NUM_SLOTS
             _wait(self._sent[slot])
             flat = self._buffer(index, self._rank)
-            for start, one in _placed(self._plan, index, self._rank):
-                flat[start : start + one.part_bytes].copy_(as_bytes(self._own_part(one)))
+            self._fill(flat, index)
             self._sent[slot] = self._exchange(dist.isend, {self._plan.writer: flat})
 
+    def _fill(self, flat: Tensor, index: int) -> None:
+        """Lays into a message this rank's parts of a bucket, or what kept it from giving parts."""
+        try:
+            if self._failure is None:
+                for start, one in _placed(self._plan, index, self._rank):
+                    flat[start : start + one.part_bytes].copy_(as_bytes(self._own_part(one)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the writer must not wait for this rank
+            self._failure = error
+        flat[-1:].fill_(0 if self._failure is None else _FAILED)
+        if self._failure is not None:
+            reason = _reason(self._rank, self._failure).encode()[: flat.numel() - 1].ljust(flat.numel() - 1)
+            flat[:-1].copy_(torch.frombuffer(bytearray(reason), dtype=torch.uint8))
+
     def finish(self) -> list[GatheredTensor]:
-        """The tensors of the bucket that was begun first, on the writer, once all parts have come."""
+        """The tensors of the bucket that was begun first, on the writer, once all parts have come.
+
+        Raises:
+            GivingError: with what a rank sent instead of its parts.
+        """
         started = self._under_way[0]
         _wait(started.works)
         self._under_way.popleft()
         if not self._is_writer:
             return []
+        _require_parts(started.flat_of)
         received = {
             (rank, one.rule.megatron_name): _as_part(flat[start : start + one.part_bytes], one)
             for rank, flat in started.flat_of.items()
@@ -257,9 +282,15 @@ class _Gathering:
                 until = time.monotonic() + _DRAIN_S
 
     def close(self) -> None:
-        """Waits for what is still being sent."""
+        """Waits for what is still being sent.
+
+        Raises:
+            GivingError: if this rank did not give all its parts.
+        """
         for works in self._sent:
             _wait(works)
+        if self._failure is not None:
+            raise GivingError(_reason(self._rank, self._failure)) from self._failure
 
     def _receive(self, started: _Started, *, is_forgotten: bool = False) -> None:
         """Begins to receive what other ranks send for a bucket, from each whose message is not yet awaited.
@@ -290,7 +321,7 @@ class _Gathering:
         return dist.batch_isend_irecv(operations)
 
     def _buffer(self, index: int, rank: int) -> Tensor:
-        size = max((start + one.part_bytes for start, one in _placed(self._plan, index, rank)), default=0)
+        size = 1 + max((start + one.part_bytes for start, one in _placed(self._plan, index, rank)), default=0)
         key = (index % _NUM_SLOTS, rank)
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.empty(size, dtype=torch.uint8, device=self._device)
@@ -316,6 +347,19 @@ def _placed(plan: SyncPlan, index: int, rank: int) -> Iterator[tuple[int, Contri
         if rank in one.ranks:
             yield start, one
             start += -(-one.part_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _reason(rank: int, error: Exception) -> str:
+    return str(error) if isinstance(error, SyncError) else f"rank {rank}: {error!r}"
+
+
+def _require_parts(flat_of: Mapping[int, Tensor]) -> None:
+    """Looks at the last byte of each message; on a GPU that waits for them."""
+    if not flat_of:
+        return
+    for flat, last in zip(flat_of.values(), torch.cat([flat[-1:] for flat in flat_of.values()]).tolist(), strict=True):
+        if last == _FAILED:
+            raise GivingError(bytes(flat[:-1].cpu().numpy()).decode(errors="replace").strip())
 
 
 def _as_part(flat: Tensor, one: Contribution) -> Tensor:
