@@ -34,7 +34,7 @@ class PartsError(SyncError):
 
 
 class GivingError(SyncError):
-    """A rank cannot give its parts, in the middle of a pass. Raised on it and on the writer, who both ended the pass."""
+    """A rank cannot give its parts, in mid-pass. Raised on it and on the writer, when both came to the end of it."""
 
 
 class GatheredTensor(NamedTuple):
@@ -180,7 +180,7 @@ class _Started(NamedTuple):
 
 
 class _Gathering:
-    """One pass over the buckets. A rank's parts lie in its message in the plan's order, each aligned; a byte follows."""
+    """One pass over the buckets. A rank's parts lie in its message in the plan's order, each aligned; then a byte."""
 
     def __init__(
         self,
@@ -355,10 +355,8 @@ def _reason(rank: int, error: Exception) -> str:
 
 def _require_parts(flat_of: Mapping[int, Tensor]) -> None:
     """Looks at the last byte of each message; on a GPU that waits for them."""
-    if not flat_of:
-        return
-    for flat, last in zip(flat_of.values(), torch.cat([flat[-1:] for flat in flat_of.values()]).tolist(), strict=True):
-        if last == _FAILED:
+    for flat in flat_of.values():
+        if flat[-1].item() == _FAILED:
             raise GivingError(bytes(flat[:-1].cpu().numpy()).decode(errors="replace").strip())
 
 
