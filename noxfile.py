@@ -209,12 +209,12 @@ def unit(session: nox.Session, package: str) -> None:
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def wheels(session: nox.Session, package: str) -> None:
-    """Build one package, install the wheel outside the repository, import every public name."""
+    """Build a package's sdist, and from it the wheel; install that outside the repository, import every public name."""
     out = Path(session.create_tmp()) / "dist"
     shutil.rmtree(out, ignore_errors=True)
     built = [*_sibling_names(package), package]
     for name in built:
-        session.run("uv", "build", "--wheel", "--out-dir", str(out), f"{ROOT}/packages/{name}", external=True)
+        session.run("uv", "build", "--out-dir", str(out), f"{ROOT}/packages/{name}", external=True)
     session.install("-c", str(CONSTRAINTS), *(str(path) for path in sorted(out.glob("*.whl"))), env=INSTALL_ENV)
     with tempfile.TemporaryDirectory() as elsewhere:
         session.chdir(elsewhere)
