@@ -167,7 +167,7 @@ def test_a_process_that_dies_or_has_no_memory_left_is_replaced_at_once(pool: Gra
     assert len(after & before) == 1
 
 
-def test_one_that_does_not_heed_its_alarm_is_killed_within_the_grace(pool: GraderPool):
+def test_one_that_does_not_heed_its_alarm_is_given_up_after_the_grace(pool: GraderPool):
     start = time.monotonic()
     grade = in_simplify(pool, "h")
     seconds = time.monotonic() - start

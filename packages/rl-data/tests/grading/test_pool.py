@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import pytest
 
 from rl_data import DataError, Grade, GradeOutcome, GraderConfig, GraderPool
 from rl_data.grading import ANSWER_GRADERS
-from rl_data.grading.workers.process import GRACE_S
+from rl_data.grading.workers.process import GRACE_S, LATE_S
 
 # An expression that sympy would work on until the end of days.
 ENDLESS = "\\int \\frac{\\sin(x^{x^{x}})}{\\ln(x)^{x}} dx + \\sum_{k=1}^{\\infty} \\frac{\\sin(k^{k})}{k^{k!}}"
@@ -118,9 +120,59 @@ def test_answers_without_end_take_their_limit_each_and_no_start_of_a_process():
             good = pool.grade_now(f"Answer: $\\sqrt{{{(number + 5) ** 2}}}$", str(number + 5))
             good_s = time.monotonic() - start - hostile_s
             assert hostile.outcome is GradeOutcome.TIMEOUT
-            assert limit_s <= hostile_s < limit_s + GRACE_S  # by 5 ms on an idle machine
+            assert limit_s <= hostile_s < limit_s + GRACE_S + 0.2  # by 5 ms on an idle machine
             assert good.value == 1.0
             assert good_s < limit_s  # to import sympy would take longer
+
+
+def stopped_while_grading(pool: GraderPool) -> tuple[int, Grade, float]:
+    """A worker that gets no processor any more while it grades an answer without end, the grade, and its seconds."""
+    workers = pool._math_workers
+    done: list[tuple[Grade, float]] = []
+
+    def grade() -> None:
+        start = time.monotonic()
+        done.append((pool.grade_now(f"\\boxed{{{ENDLESS}}}", "\\sqrt{x}"), time.monotonic() - start))
+
+    thread = threading.Thread(target=grade)
+    thread.start()
+    time.sleep(0.3)
+    (asked,) = set(workers._workers) - set(workers._idle._workers)
+    number = asked._process.pid
+    os.killpg(number, signal.SIGSTOP)
+    thread.join(timeout=10)
+    return number, *done[0]
+
+
+def test_a_worker_that_gets_no_processor_is_given_up_and_ready_again_when_it_does():
+    limit_s = 1.0
+    with GraderPool(GraderConfig(rm_type="math", rm_num_workers=1, rm_timeout_s=limit_s)) as pool:
+        pool.grade_now("Answer: $\\sqrt{16}$", "4")
+        stopped, grade, seconds = stopped_while_grading(pool)
+        assert grade.outcome is GradeOutcome.TIMEOUT
+        assert seconds < limit_s + GRACE_S + 0.5  # half a second for a busy machine
+        os.killpg(stopped, signal.SIGCONT)
+        assert pool.grade_now("Answer: $\\sqrt{25}$", "5").value == 1.0
+        assert pool._math_workers._workers[0]._process.pid == stopped
+
+
+def test_a_worker_that_stays_stopped_is_replaced_while_another_that_is_ready_grades():
+    def wait_until_ready(pool: GraderPool) -> None:
+        deadline = time.monotonic() + 30.0
+        while not all(worker.is_ready for worker in pool._math_workers._workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with GraderPool(GraderConfig(rm_type="math", rm_num_workers=2, rm_timeout_s=1.0)) as pool:
+        pool.start()
+        wait_until_ready(pool)
+        stopped, grade, _ = stopped_while_grading(pool)
+        assert grade.outcome is GradeOutcome.TIMEOUT
+        start = time.monotonic()
+        assert pool.grade_now("Answer: $\\sqrt{25}$", "5").value == 1.0
+        assert time.monotonic() - start < LATE_S / 2
+        wait_until_ready(pool)
+        assert not psutil.pid_exists(stopped)
 
 
 @pytest.mark.parametrize("response", ["Answer: $\\sqrt{x}\ud800$", "Answer: $x$\ud800"])

@@ -1,6 +1,5 @@
 """Several worker processes of one role, and the queue of tasks before them."""
 
-import queue
 import threading
 import weakref
 from collections import OrderedDict
@@ -8,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from rl_data.grading.grade import Grade, crash, timeout
+from rl_data.grading.workers.idle import IdleWorkers
 from rl_data.grading.workers.messages import Call, Comparison
 from rl_data.grading.workers.process import WorkerCrashError, WorkerProcess
 
@@ -15,7 +15,9 @@ _MAX_KNOWN = 16_384
 
 
 class WorkerPool:
-    """Does tasks in killable processes, which start at the first task or at `start()`. For any thread.
+    """Does tasks in killable processes, which start when they are needed or at `start()`. For any thread.
+
+    A process that a task broke is mended, or replaced, in the background, while those that are ready do what comes.
 
     Equal comparisons are made once: the samples of a group often give the same answer. What ended without a grade is
     tried anew.
@@ -23,19 +25,18 @@ class WorkerPool:
     Args:
         role: MATH, or the path of the user's function.
         num_workers: processes.
-        timeout_s: time that one task may take; its process is killed then and the grade says so.
+        timeout_s: time that one task may take; it is ended then and the grade says so.
     """
 
     def __init__(self, role: str, *, num_workers: int, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._workers = [WorkerProcess(role) for _ in range(num_workers)]
-        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
+        self._idle = IdleWorkers(self._workers)
         self._lock = threading.Lock()
         self._comparisons: OrderedDict[Comparison, Future[Grade]] = OrderedDict()
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="grader")
-        self._finalizer = weakref.finalize(self, _close, self._threads, self._workers)
+        self._menders = ThreadPoolExecutor(num_workers, thread_name_prefix="grader-mender")
+        self._finalizer = weakref.finalize(self, _close, self._threads, self._menders, self._workers)
 
     def start(self) -> None:
         """Starts the processes in the background."""
@@ -69,7 +70,9 @@ class WorkerPool:
 
     def _start_idle(self) -> None:
         """Starts a worker that no other thread uses; a failure is found again, and told, by the first task."""
-        worker = self._idle.get()
+        self._start(self._idle.take(prefer_ready=False))
+
+    def _start(self, worker: WorkerProcess) -> None:
         try:
             worker.start()
         finally:
@@ -77,7 +80,7 @@ class WorkerPool:
 
     def _do(self, task: Comparison | Call) -> Grade:
         """Asks a worker; runs on one of the pool's threads, of which there are as many as workers."""
-        worker = self._idle.get()
+        worker = self._idle.take(prefer_ready=True)
         try:
             verdict = worker.ask(task, self._timeout_s)
         except TimeoutError:
@@ -85,8 +88,17 @@ class WorkerPool:
         except WorkerCrashError as error:
             return crash(str(error))
         finally:
-            self._idle.put(worker)
+            self._give_back(worker)
         return crash(verdict.reason) if verdict.value is None else Grade(value=verdict.value, reason=verdict.reason)
+
+    def _give_back(self, worker: WorkerProcess) -> None:
+        if worker.is_broken:
+            try:
+                self._menders.submit(self._start, worker)
+            except RuntimeError:  # the interpreter ends; should there be a next task, then it mends the worker
+                self._idle.put(worker)
+        else:
+            self._idle.put(worker)
 
 
 def _has_failed(future: Future[Grade]) -> bool:
@@ -109,9 +121,10 @@ def _name(task: Comparison | Call) -> str:
     return f"answer {task.answer[:80]!r}" if isinstance(task, Comparison) else f"response {task.response[-80:]!r}"
 
 
-def _close(threads: ThreadPoolExecutor, workers: Sequence[WorkerProcess]) -> None:
+def _close(threads: ThreadPoolExecutor, menders: ThreadPoolExecutor, workers: Sequence[WorkerProcess]) -> None:
     for worker in workers:
         worker.interrupt()
     threads.shutdown(wait=True)  # tasks that still wait meet an interrupted worker, and end as crashes too
+    menders.shutdown(wait=True)
     for worker in workers:
         worker.close()

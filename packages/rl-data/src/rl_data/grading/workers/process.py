@@ -18,8 +18,14 @@ from rl_data.grading.workers.messages import MATH, READY, READY_UNCONFINED, Call
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 1.0
-"""What a process may take beyond a task's time to stop by itself; then it is killed."""
+GRACE_S = 0.25
+"""What a process that compares may take beyond a task's time to say so; then its answer is not waited for any more."""
+
+LATE_S = 2.0
+"""How much later it may still say so: a busy machine may give it no processor for a second. Then it is killed."""
+
+_ORPHANED_S = 1.0
+"""How long beyond a task's time the user's function runs where the process that would kill it is gone."""
 
 _START_TIMEOUT_S = 120.0
 """Importing sympy takes half a second on an idle machine, and much longer on one that starts engines as well."""
@@ -45,14 +51,34 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._is_closed = False
+        self._is_late = False  # owes the verdict on a task whose time is up
+        self._is_broken = False
+        self._is_ready = False
         self._unread = b""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes a task at once, as far as is known."""
+        return self._is_ready
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a task left it without a process that is ready; `start` mends that."""
+        return self._is_broken
+
     def start(self) -> None:
-        """Starts the process if it does not run, and waits until it can answer.
+        """Waits until the process can answer, after starting it if none runs or it does not say what it owes.
 
         Raises:
             WorkerCrashError: if it does not start, or the worker is closed.
         """
+        self._is_broken = self._is_ready = False
+        if self._is_late:
+            self._await_late_verdict()
+        self._start_process()
+        self._is_ready = True
+
+    def _start_process(self) -> None:
         with self._lock:
             if self._is_closed:
                 raise WorkerCrashError("the pool is closed")
@@ -84,16 +110,15 @@ class WorkerProcess:
         """The verdict. The time counts from when a process that is ready takes the task.
 
         One that compares stops by itself when the time is up and is ready for the next task at once; should it not
-        stop within GRACE_S more, it is killed. One that runs the user's function is killed when the time is up.
+        have done so GRACE_S later, it is broken. One that runs the user's function is killed when the time is up.
 
         Raises:
             TimeoutError: if it took longer.
             WorkerCrashError: if the process died, or the task is nothing that JSON could hold.
         """
-        # A child with the user's function ends itself a little later, should this process be gone by then.
         stops_itself = self._role == MATH
         limit_s = timeout_s + (GRACE_S if stops_itself else 0.0)
-        request = _encoded(Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else GRACE_S)))
+        request = _encoded(Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else _ORPHANED_S)))
         self.start()
         process = self._process
         assert process is not None
@@ -103,9 +128,12 @@ class WorkerProcess:
             process.stdin.flush()
             verdict = msgspec.json.decode(self._read_line(limit_s), type=Verdict)
         except TimeoutError:
-            self.kill()
+            self._is_broken, self._is_ready, self._is_late = True, False, stops_itself
+            if not stops_itself:
+                self.kill()
             raise
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            self._is_broken, self._is_ready = True, False
             self.kill()
             raise WorkerCrashError(f"a grading process died: {self._last_words()}") from error
         if verdict.is_timeout:
@@ -139,6 +167,16 @@ class WorkerProcess:
         """Frees everything, after `interrupt` and when no thread asks any more."""
         self.kill()
         self._errors.close()
+
+    def _await_late_verdict(self) -> None:
+        """Reads what the process owes; kills it where that does not come."""
+        self._is_late = False
+        try:
+            is_there = self._read_line(LATE_S) != b""
+        except TimeoutError:
+            is_there = False
+        if not is_there:
+            self.kill()
 
     def _read_line(self, timeout_s: float) -> bytes:
         """A line of the child's output; b"" where it has died.
