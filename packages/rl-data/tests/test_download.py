@@ -2,10 +2,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -149,15 +152,20 @@ def contents(server: "hub_server.HubServer") -> list[tuple[str, str | None]]:
 
 
 def test_a_data_set_is_fetched_and_checked(
-    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setenv("TQDM_POSITION", "-1")  # a progress bar where there is no terminal, too
+    caplog.set_level("INFO")
     to = tmp_path / "aime"
     assert fetch(hub, "aime-2024", to) == 0
     shown = capsys.readouterr()
     assert f"dataset zhuzilin/aime-2024 at {hub_server.COMMIT}: 2 files fetched, 0 were there" in shown.out
     assert "30 rows with keys prompt, label" in shown.out
-    assert "aime-2024.jsonl: 100%" in shown.err
+    # Without a terminal, a line for each file instead of bars.
+    assert "%" not in shown.err
+    lines = [record.getMessage() for record in caplog.records if record.name == "rl_data.hub.fetching"]
+    assert [re.sub(r"in [\d.]+ s", "in S", line) for line in lines] == [
+        "README.md: 0.0 MB in S, digest checked", "aime-2024.jsonl: 0.0 MB in S, digest checked",
+    ]  # fmt: skip
     assert (to / "aime-2024.jsonl").read_bytes() == PROMPTS
     assert sorted(path.name for path in to.iterdir() if path.is_file()) == ["README.md", "aime-2024.jsonl"]
     assert len(open_rows(str(to))) == 30
@@ -216,6 +224,28 @@ huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000  # of what is written at on
 from rl_data.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_a_download_on_a_terminal_draws_a_bar_with_bytes_and_their_speed(hub, tmp_path: Path):
+    control, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    words = ["download", "some/parts", "--to", str(tmp_path), "--endpoint", hub.url]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-c", DOWNLOAD, *words], stdout=subprocess.DEVNULL, stderr=terminal, env=environment
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # so a terminal ends whose other side is closed
+            while more := os.read(control, 4096):
+                shown += more
+        os.close(control)
+        assert process.wait(60) == 0, shown
+    frames = shown.decode().replace("\r", "\n").split("\n")
+    size = rf"{len(PROMPTS) / 1000:.2f}k"
+    assert any(
+        re.match(rf"a\.jsonl: 100%\|\S+\| {size}/{size} \[\d\d:\d\d<00:00, [\d.]+[kMG]?B/s\]", one) for one in frames
+    ), frames
 
 
 def kill_in_the_middle(server: "hub_server.HubServer", words: list[str], part_of: Path) -> None:

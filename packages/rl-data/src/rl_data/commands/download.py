@@ -18,8 +18,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Shows a progress bar for each file on standard error, and at the end, on standard output, what is there."""
+    """Shows a bar and a line for each file on standard error, and at the end, on standard output, what is there."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each request among the bars
     done = download(
         arguments.name,
         arguments.to,

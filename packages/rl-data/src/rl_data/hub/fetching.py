@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +70,8 @@ class Fetcher:
         return num_fetched
 
     def _fetch(self, file: HubFile) -> None:
+        """Logs a line at the end, for where no bar is shown."""
+        started = time.monotonic()
         to, part = self._folder / file.path, self._part(file)
         with hub_errors(f"{self._name}: {file.path}"):
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,7 @@ class Fetcher:
                     "it was deleted: try again"
                 )
             os.replace(part, to)
+        logger.info("%s: %.1f MB in %.1f s, digest checked", file.path, file.size / 1e6, time.monotonic() - started)
 
     def _part(self, file: HubFile) -> Path:
         return self._folder / PLACE / f"{file.digest}.part"
