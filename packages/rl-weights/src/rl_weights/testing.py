@@ -4,9 +4,6 @@ Example:
     >>> check_weight_sink(InMemorySink)
 """
 
-# pyright: standard
-# torch's process groups are annotated in part only.
-
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -110,10 +107,11 @@ class InMemorySink:
         assert backend == "gloo", f"{self.name}: expected gloo, got {backend}"
         timeout = timedelta(seconds=timeout_s)
         store = FileStore(address.removeprefix("file://"), 1 + self.num_ranks())
-        options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+        gloo: Any = ProcessGroupGloo  # annotated in part only
+        options = gloo._Options()
         options._timeout = timeout
-        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-        self._group = ProcessGroupGloo(store, 1, 1 + self.num_ranks(), options)
+        options._devices = [gloo.create_device(hostname="127.0.0.1")]
+        self._group = gloo(store, 1, 1 + self.num_ranks(), options)
 
     def receive_bucket(self, specs: Sequence[TensorSpec], num_bytes: int, checksum: str) -> None:
         """See `GroupSink.receive_bucket`."""

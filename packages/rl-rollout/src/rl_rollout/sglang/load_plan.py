@@ -5,9 +5,6 @@ tensors. All of them end in copies, so the copies that one load makes are noted 
 same tensors: 400 tensors of a 4B model then take 2 ms of Python instead of 30.
 """
 
-# pyright: standard
-# torch's dispatch mode is not annotated.
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -78,7 +75,7 @@ class LoadPlan:
         for fill in self._fills:
             fill()
         targets = [copy.target for copy in self._copies]
-        torch._foreach_copy_(targets, self._sources(bucket))  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(targets, self._sources(bucket))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     def _sources(self, bucket: torch.Tensor) -> list[torch.Tensor]:
         typed = {
@@ -111,7 +108,7 @@ class _TurnedAround(TorchDispatchMode):
     """Copies out of parameters instead of into them, and does not fill them; lets everything else happen."""
 
     def __init__(self, model: SGLangModel, tensor: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         self._tensor = tensor.untyped_storage().data_ptr()
         self.num_lost = 0
@@ -133,7 +130,7 @@ class _CopySpy(TorchDispatchMode):
     """Lets everything happen, and notes the copies out of one bucket, and the fills."""
 
     def __init__(self, bucket: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._storage = bucket.untyped_storage().data_ptr()
         self._first_byte = bucket.storage_offset()
         self._num_bytes = bucket.numel()

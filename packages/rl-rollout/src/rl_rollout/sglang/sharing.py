@@ -3,13 +3,10 @@
 Nothing is copied.
 """
 
-# pyright: standard
-# What torch has for this is not annotated.
-
 import itertools
 import secrets
 import threading
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -67,16 +64,18 @@ class BufferSharer:
 def _share(storage: "torch.UntypedStorage", owner: str, number: int) -> DeviceStorage:
     import torch
 
+    untyped: Any = storage  # torch's own functions for this are not annotated
+    cuda: Any = torch.cuda
     # The whole handle of CUDA's interprocess memory with torch's count of its readers; see
     # torch.multiprocessing.reductions, which cannot be used because what it makes may not pass through a third process.
     with torch.cuda.device(storage.device):
         _, handle, num_bytes, offset, counter_handle, counter_offset, event_handle, is_event_needed = (
-            storage._share_cuda_()
+            untyped._share_cuda_()
         )
     return DeviceStorage(
         owner=owner,
         number=number,
-        device_uuid=str(torch.cuda.get_device_properties(storage.device).uuid),
+        device_uuid=str(cuda.get_device_properties(storage.device).uuid),
         handle=handle,
         num_bytes=num_bytes,
         offset=offset,

@@ -1,8 +1,5 @@
 """The process group in which an engine's processes receive weights from the writer."""
 
-# pyright: standard
-# torch's process groups are annotated in part only.
-
 import socket
 from datetime import timedelta
 from typing import Any
@@ -52,10 +49,11 @@ class WeightGroup:
             options._timeout = timeout
             self._group, self._device = ProcessGroupNCCL(store, task.first_rank, task.size, options), device
             return
-        options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+        gloo: Any = ProcessGroupGloo  # annotated in part only
+        options = gloo._Options()
         options._timeout = timeout
-        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(place.hostname))]
-        self._group, self._device = ProcessGroupGloo(store, task.first_rank, task.size, options), torch.device("cpu")
+        options._devices = [gloo.create_device(hostname=_own_address(place.hostname))]
+        self._group, self._device = gloo(store, task.first_rank, task.size, options), torch.device("cpu")
 
     def receive(self, num_bytes: int) -> torch.Tensor:
         """The next bucket ([bytes] uint8), in memory that the one after it overwrites."""

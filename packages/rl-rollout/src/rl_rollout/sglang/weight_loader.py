@@ -3,9 +3,6 @@
 It goes by SGLang's server argument `custom_weight_loader`.
 """
 
-# pyright: standard
-# SGLang is annotated in part only.
-
 import logging
 import mmap
 import os
@@ -13,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -159,7 +157,8 @@ class _OpenBuffers:
             try:
                 self._open[key] = _open_storage(storage, device)
             except RuntimeError as error:
-                uuid = torch.cuda.get_device_properties(device).uuid
+                cuda: Any = torch.cuda  # annotated in part only
+                uuid = cuda.get_device_properties(device).uuid
                 raise LoadRefusedError(
                     f"the bucket is on GPU {storage.device_uuid}, whose memory the engine cannot read on GPU {uuid}: "
                     f"{error}"
@@ -181,8 +180,10 @@ def _open_storage(storage: DeviceStorage, device: torch.device) -> torch.Tensor:
     It is mapped for the model's GPU, also if it lies on another one to which CUDA gives access; torch then takes it for
     the model's own.
     """
-    opened = torch.UntypedStorage._new_shared_cuda(
-        torch.cuda.current_device() if device.index is None else device.index,
+    untyped: Any = torch.UntypedStorage  # annotated in part only
+    index = cast("int | None", device.index)  # whatever torch says
+    opened = untyped._new_shared_cuda(
+        torch.cuda.current_device() if index is None else index,
         storage.handle,
         storage.num_bytes,
         storage.offset,

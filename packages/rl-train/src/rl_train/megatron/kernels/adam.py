@@ -1,8 +1,5 @@
 """AdamW that scales the gradient by what is known on the device only, in plain torch."""
 
-# pyright: standard
-# torch leaves its optimizers partly untyped.
-
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -43,7 +40,7 @@ class ScaledAdamW(torch.optim.AdamW):
             for weight in self.weights():
                 if weight.grad is not None:
                     weight.grad.mul_(self.factor)
-        super().step()
+        super().step()  # pyright: ignore[reportUnknownMemberType]
         for weight in self.weights():
             if weight in self.rounded:
                 self.rounded[weight].copy_(weight)

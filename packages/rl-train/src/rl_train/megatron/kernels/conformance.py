@@ -1,7 +1,7 @@
 """How far a version of the kernels is from plain torch in float64, for the tests of any version on any device."""
 
 # pyright: standard
-# torch leaves some methods partly untyped.
+# It hands lambdas on differently many tensors around; strict, each of them would have to be a typed function.
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

@@ -5,9 +5,6 @@ What travels are the bytes of the bucket. The ranks meet at a file that only thi
 on other machines, at a port of the writer's host; the store and the group carry raw bytes.
 """
 
-# pyright: standard
-# torch's process groups are annotated in part only.
-
 import contextlib
 import os
 import shutil
@@ -18,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -170,10 +167,11 @@ def _make_group(backend: Backend, store: Store, size: int, timeout: timedelta, h
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timeout
         return cast(_Group, dist.ProcessGroupNCCL(store, 0, size, options))
-    options = dist.ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+    gloo: Any = dist.ProcessGroupGloo  # annotated in part only
+    options = gloo._Options()
     options._timeout = timeout
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=host or "127.0.0.1")]
-    return cast(_Group, dist.ProcessGroupGloo(store, 0, size, options))
+    options._devices = [gloo.create_device(hostname=host or "127.0.0.1")]
+    return cast(_Group, gloo(store, 0, size, options))
 
 
 def _beside(call: Callable[[], None], ours: Callable[[], None], deadline_s: float) -> None:
