@@ -158,7 +158,13 @@ def _with_storage_of_its_own(tensor: torch.Tensor) -> torch.Tensor:
 def _append(stream: BinaryIO, file: str, key: str, offset: tuple[int, ...] | None, content: object) -> StoredAt:
     stream.write(bytes(-stream.tell() % _ALIGNMENT))
     start = stream.tell()
-    torch.save(content, stream)
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        # Its archive is closed also when a write has failed, and then complains of that, in the place of the reason.
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
     return StoredAt(key, offset, file, start, stream.tell() - start)
 
 
