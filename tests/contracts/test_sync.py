@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rl_rollout import EngineNotServingError, EnginePart
-from rl_weights import HFCheckpoint, Publisher, ShardedSource, SyncConfig, SyncError, TrainerLayout
+from rl_weights import HFCheckpoint, Publisher, ShardedSource, SyncConfig, SyncError, TrainerLayout, bucket_checksum
 from rl_weights.rules import rules_for
 from rl_weights.sync.transports.disk import DiskTransport
 from rl_weights.sync.transports.group import GroupTransport
@@ -137,6 +137,29 @@ def test_an_engine_that_fails_in_mid_publish_serves_nothing_until_it_got_everyth
         answer()
     publisher.publish(203, verify=True)
     assert answer()[1] == 203
+
+
+def test_an_engine_whose_weights_are_found_wrong_serves_nothing_until_it_has_the_right_ones(stack, answer) -> None:
+    class Damaging(Flaky):
+        def fail(self, specs, buffer, checksum) -> None:
+            if self.times > 0 and "embed_tokens" in specs[0][0]:
+                self.times -= 1
+                buffer = buffer.clone()
+                buffer[0] ^= 1
+                checksum = bucket_checksum(buffer)
+            self.engine.load_bucket(specs, buffer, checksum)
+
+    sink = Damaging(stack.engine, "load_bucket", times=2)
+    publisher = Publisher(sharded_source(stack.model), [sink], bucket_bytes=BUCKET_BYTES)
+    with pytest.raises(SyncError, match=r"1 of \d+ tensors are not the source's: model\.embed_tokens\.weight$"):
+        publisher.publish(251, verify=True)
+    assert stack.engine.weight_version() is None
+    with pytest.raises(EngineNotServingError):
+        answer()
+    sink.times = 1
+    publisher.publish(252, verify=True)
+    assert sink.times == 0
+    assert answer()[1] == 252
 
 
 def test_an_engine_takes_the_deltas_that_it_missed(stack, answer, tmp_path) -> None:

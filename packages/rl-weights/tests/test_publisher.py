@@ -64,6 +64,26 @@ def test_verifying_compares_every_tensor_that_a_sink_holds():
     assert report.verify_s > 0
     with pytest.raises(SyncError, match=r"1 of 2 sinks failed: bad: .*1 of 5 tensors are not the source's: norm"):
         Publisher(InMemorySource(tensors), [good, bad], bucket_bytes=1000).publish(2, verify=True)
+    assert good.weight_version() == 2
+    assert bad.weight_version() is None, "it serves weights that are not the source's"
+
+
+def test_a_sink_that_verifying_finds_wrong_and_that_does_not_stop_is_named():
+    class Obstinate(InMemorySink):
+        num_begun = 0
+
+        def begin_update(self, version):
+            self.num_begun += 1
+            if self.num_begun == 2:
+                raise ConnectionError("gone")
+            super().begin_update(version)
+
+        def commit_update(self, version, num_tensors):
+            super().commit_update(version, num_tensors)
+            self.tensors["norm"] = self.tensors["norm"] + 1
+
+    with pytest.raises(SyncError, match=r"not the source's: norm; and it may still serve them: .*gone"):
+        Publisher(InMemorySource(small_tensors()), [Obstinate()]).publish(1, verify=True)
 
 
 def test_every_rank_goes_through_the_tensors_once_also_where_a_sink_fails_and_weights_are_verified():
@@ -88,8 +108,10 @@ def test_a_sink_that_cannot_compare_is_named_when_weights_are_verified():
             self.begin_update, self.load_bucket = self.sink.begin_update, self.sink.load_bucket
             self.commit_update, self.weight_version = self.sink.commit_update, self.sink.weight_version
 
+    plain = Plain()
     with pytest.raises(SyncError, match=r"sink 0 \(Plain\).*Plain has no tensor_checksums"):
-        Publisher(InMemorySource(small_tensors()), [Plain()]).publish(1, verify=True)
+        Publisher(InMemorySource(small_tensors()), [plain]).publish(1, verify=True)
+    assert plain.weight_version() is None
 
 
 def test_buckets_keep_the_order_and_a_large_tensor_has_its_own():

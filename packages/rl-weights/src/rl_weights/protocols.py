@@ -38,7 +38,10 @@ class WeightSink(Protocol):
     """
 
     def begin_update(self, version: int) -> None:
-        """Stops serving and waits for what is in flight."""
+        """Stops serving and waits for what is in flight. What came since the last commit counts no more.
+
+        Also comes, with nothing after it, where verifying finds that a sink does not hold what it committed.
+        """
         ...
 
     def load_bucket(self, specs: Sequence[TensorSpec], buffer: torch.Tensor, checksum: str) -> None:

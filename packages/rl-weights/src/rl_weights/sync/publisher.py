@@ -126,7 +126,8 @@ class Publisher:
         Args:
             version: that the sinks serve the weights as.
             verify: has each sink tell the checksum of every tensor that it holds then, and compares it with that of
-                the source's; see `ChecksumSink`.
+                the source's; see `ChecksumSink`. A sink whose tensors differ, or that does not tell, is called with
+                `begin_update` once more, so that it serves nothing, and has failed.
 
         Raises:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
@@ -253,12 +254,23 @@ class Publisher:
     def _verify(self, attempt: _Attempt) -> None:
         with attempt.clock.phase("verify"):
             calls = [
-                worker.submit("verify", "tensor_checksums()", partial(self._compare, worker.sink, attempt.checksums))
+                worker.submit("verify", "tensor_checksums()", partial(self._compare_or_stop, worker.sink, attempt))
                 for worker in attempt.workers
             ]
             _wait(attempt.workers, calls)
         assert attempt.report is not None
         attempt.report = replace(attempt.report, verify_s=attempt.clock["verify"])
+
+    def _compare_or_stop(self, sink: WeightSink, attempt: _Attempt) -> None:
+        """Has a sink that does not hold the source's weights, or cannot say so, serve nothing."""
+        try:
+            self._compare(sink, attempt.checksums)
+        except Exception as error:
+            try:
+                sink.begin_update(attempt.version)
+            except Exception as other:
+                raise SyncError(f"{error}; and it may still serve them: begin_update: {other!r}") from error
+            raise
 
     def _compare(self, sink: WeightSink, expected: Sequence[Sequence[str]]) -> None:
         if not isinstance(sink, ChecksumSink):
