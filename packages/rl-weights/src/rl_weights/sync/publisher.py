@@ -268,7 +268,7 @@ class Publisher:
         except Exception as error:
             try:
                 sink.begin_update(attempt.version)
-            except Exception as other:
+            except Exception as other:  # noqa: BLE001 - foreign code; both errors are told
                 raise SyncError(f"{error}; and it may still serve them: begin_update: {other!r}") from error
             raise
 
