@@ -188,6 +188,22 @@ def config_of_another_size(folder, rng):
     return "model."  # the name of a tensor that does not fit
 
 
+def config_of_a_size_without_end(folder, rng):
+    edits = [
+        {"num_hidden_layers": 10 ** rng.randrange(6, 400)},
+        {"architectures": ["Qwen3MoeForCausalLM"], "moe_intermediate_size": 24, "num_experts": 10**8},
+        {"num_hidden_layers": 10**9, "mlp_only_layers": [], "num_experts": 2},
+        {"num_attention_heads": 10**9, "num_key_value_heads": 10**9},
+        {"hidden_size": 10**400},
+        {"vocab_size": 10**400},
+        {"intermediate_size": 10**400},
+    ]
+    edit = edits[rng.randrange(len(edits))]
+    edit_json(folder / "config.json", lambda config: config.update(edit))
+    keys = [key for key in ("num_hidden_layers", "num_experts") if key in edit]
+    return keys[0] if keys else "model."
+
+
 # The same for a torch_dist checkpoint.
 
 
@@ -281,7 +297,7 @@ OF_HF = [
     shape_in_header_wrong, offsets_in_header_wrong, dtype_in_header_unknown, tensor_in_float8_without_scales,
     tensor_missing, tensor_and_its_entry_missing, tensor_that_no_rule_covers, tensor_of_another_shape,
     tensor_with_a_nan, index_not_json, index_names_another_file, config_not_json, config_lacks_a_size,
-    config_of_another_size,
+    config_of_another_size, config_of_a_size_without_end,
 ]  # fmt: skip
 OF_TORCH_DIST = [
     data_truncated, data_missing, part_without_its_magic, metadata_truncated, metadata_of_noise, part_without_a_place,
@@ -315,3 +331,13 @@ def test_a_corrupted_torch_dist_checkpoint_is_refused_by_name_and_leaves_no_outp
             convert_torch_dist_to_hf(source, pristine / "hf", out, require_finite=True)
         assert not list(tmp_path.glob("*out*"))
         assert not list(tmp_path.glob(".*"))
+
+
+def test_a_config_of_a_size_without_end_is_refused_by_name_also_on_the_way_back(pristine, tmp_path):
+    for seed in range(NUM_EACH):
+        source, out = tmp_path / f"hf_{seed}", tmp_path / "out"
+        shutil.copytree(pristine / "hf", source)
+        name = config_of_a_size_without_end(source, random.Random(seed))
+        with pytest.raises(CheckpointError, match=r"weight: expected shape" if name == "model." else name):
+            convert_torch_dist_to_hf(pristine / "megatron", source, out)
+        assert not list(tmp_path.glob("*out*"))

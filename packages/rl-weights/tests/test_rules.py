@@ -295,3 +295,16 @@ def test_a_plain_rule_hands_the_tensor_on():
     tensor = torch.ones(2)
     assert rule.to_megatron([tensor]) is tensor
     assert rule.to_hf(tensor)[0] is tensor
+
+
+def test_a_config_of_more_layers_or_experts_than_there_are_tensors_is_refused_before_their_rules_are_made():
+    moe = {**FAMILIES["qwen3_moe"], "num_hidden_layers": 8, "num_experts": 16, "decoder_sparse_step": 8}
+    num_tensors = len(rules_for(moe))  # fewer than layers x experts: one layer of eight has experts
+    assert len(rules_for(moe, num_tensors=num_tensors)) == num_tensors < 8 * 16
+    for key, changes in (
+        ("num_hidden_layers", {"num_hidden_layers": 10**400}),
+        ("num_experts, in 1 layers", {"num_experts": 10**12}),
+        ("num_local_experts, in 1 layers", {"num_local_experts": 10**12}),
+    ):
+        with pytest.raises(CheckpointError, match=rf"config\.json: {key}: expected at most {num_tensors}"):
+            rules_for({**moe, **changes}, num_tensors=num_tensors)

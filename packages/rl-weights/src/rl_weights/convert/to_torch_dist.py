@@ -79,7 +79,8 @@ def convert_hf_to_torch_dist(
 
     def plan() -> bytes:
         source = Unquantized(HFCheckpoint(Path(hf_checkpoint)))
-        rules = rules_for(source.config, vocab_multiple=make_vocab_size_divisible_by * layout.tensor)
+        multiple = make_vocab_size_divisible_by * layout.tensor
+        rules = rules_for(source.config, vocab_multiple=multiple, num_tensors=len(source.specs))
         wanted = WantedValues(dtype=dtype, require_finite=require_finite)
         plans.append(_Plan(source, rules, layout, wanted, transformer_impl, ranks))
         return b""

@@ -22,13 +22,17 @@ _TABLES: Mapping[str, Callable[[ModelShape], Iterable[TensorRule]]] = {
 _MAX_NAMES_SHOWN = 5
 
 
-def rules_for(config: Mapping[str, JsonValue], *, vocab_multiple: int = 1) -> tuple[TensorRule, ...]:
+def rules_for(
+    config: Mapping[str, JsonValue], *, vocab_multiple: int = 1, num_tensors: int | None = None
+) -> tuple[TensorRule, ...]:
     """The rules of every tensor of the model, in the order of the layers.
 
     Args:
         config: content of config.json; `architectures` picks the family.
         vocab_multiple: what the number of rows of Megatron's embedding is a multiple of:
             make-vocab-size-divisible-by times the tensor-parallel size.
+        num_tensors: how many the checkpoint has, under either's names. A config.json of more layers or experts is
+            refused, where it would take forever to make their rules. Any number if None.
 
     Raises:
         CheckpointError: for an architecture that no table covers, or sizes that are missing or contradict each other.
@@ -44,7 +48,7 @@ def rules_for(config: Mapping[str, JsonValue], *, vocab_multiple: int = 1) -> tu
         raise CheckpointError(
             f"config.json: architectures: expected one of {', '.join(sorted(_TABLES))}, got {architectures!r}"
         )
-    return tuple(_TABLES[str(known[0])](ModelShape.of(config, vocab_multiple=vocab_multiple)))
+    return tuple(_TABLES[str(known[0])](ModelShape.of(config, vocab_multiple=vocab_multiple, num_tensors=num_tensors)))
 
 
 def check_covered(rules: Sequence[TensorRule], hf_names: Collection[str], where: str) -> None:

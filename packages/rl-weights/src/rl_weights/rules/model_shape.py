@@ -38,15 +38,19 @@ class ModelShape:
     """None for a dense model."""
 
     @classmethod
-    def of(cls, config: Mapping[str, JsonValue], *, vocab_multiple: int) -> "ModelShape":
+    def of(
+        cls, config: Mapping[str, JsonValue], *, vocab_multiple: int, num_tensors: int | None = None
+    ) -> "ModelShape":
         """The sizes that config.json gives.
 
         Args:
             config: content of config.json.
             vocab_multiple: what the padded vocabulary size is a multiple of.
+            num_tensors: how many there are to hold the model; any number if None.
 
         Raises:
-            CheckpointError: naming the key that is missing, of another type, or in contradiction to another.
+            CheckpointError: naming the key that is missing, of another type, in contradiction to another, or of more
+                layers or experts than there are tensors.
         """
         if vocab_multiple < 1:
             raise CheckpointError(f"vocabulary padding: expected a multiple of at least 1, got {vocab_multiple}")
@@ -60,6 +64,7 @@ class ModelShape:
             if _flag(config, key):
                 raise CheckpointError(f"config.json: {key}: expected false; no rule covers these biases")
         vocab, num_layers = _positive(config, "vocab_size"), _positive(config, "num_hidden_layers")
+        _check_count("num_hidden_layers", num_layers, num_tensors)
         return cls(
             num_layers=num_layers,
             hidden=hidden,
@@ -70,11 +75,11 @@ class ModelShape:
             vocab=vocab,
             padded_vocab=-(-vocab // vocab_multiple) * vocab_multiple,
             is_tied=_flag(config, "tie_word_embeddings"),
-            experts=_experts(config, num_layers),
+            experts=_experts(config, num_layers, num_tensors),
         )
 
 
-def _experts(config: Mapping[str, JsonValue], num_layers: int) -> ExpertsShape | None:
+def _experts(config: Mapping[str, JsonValue], num_layers: int, num_tensors: int | None) -> ExpertsShape | None:
     key = "num_local_experts" if "num_local_experts" in config else "num_experts"
     if key not in config:
         return None
@@ -87,8 +92,15 @@ def _experts(config: Mapping[str, JsonValue], num_layers: int) -> ExpertsShape |
     layers = frozenset(layer for layer in range(num_layers) if (layer + 1) % step == 0 and layer not in dense)
     if not layers:
         return None
-    ffn = _positive(config, "moe_intermediate_size")
-    return ExpertsShape(num_experts=_positive(config, key), ffn=ffn, layers=layers)
+    ffn, num_experts = _positive(config, "moe_intermediate_size"), _positive(config, key)
+    _check_count(f"{key}, in {len(layers)} layers", num_experts, num_tensors and num_tensors // len(layers))
+    return ExpertsShape(num_experts=num_experts, ffn=ffn, layers=layers)
+
+
+def _check_count(what: str, count: int, most: int | None) -> None:
+    """Refuses more than there can be, before a rule is made for each: the number may be anything."""
+    if most is not None and count > most:
+        raise CheckpointError(f"config.json: {what}: expected at most {most}, for there is a tensor of each, got {count}")
 
 
 def _positive(config: Mapping[str, JsonValue], key: str, default: int | None = None) -> int:

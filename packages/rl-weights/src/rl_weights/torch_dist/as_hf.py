@@ -29,7 +29,7 @@ class TorchDistAsHF:
     def __init__(self, source: TorchDistCheckpoint, config: Mapping[str, JsonValue]) -> None:
         self.path = source.path
         self._source = source
-        rules = rules_for(config)
+        rules = rules_for(config, num_tensors=len(source.specs))
         self._stored = _stored_names(rules, source.specs)
         _check_stored(self._stored.values(), source.specs, source.path)
         self._rule_of = {name: rule for rule in rules for name in rule.hf_names}
