@@ -86,6 +86,19 @@ def test_a_sink_that_verifying_finds_wrong_and_that_does_not_stop_is_named():
         Publisher(InMemorySource(small_tensors()), [Obstinate()]).publish(1, verify=True)
 
 
+@pytest.mark.parametrize("version", [-1, "x", 1.0, None, True])
+def test_what_is_no_version_is_refused_before_a_sink_is_called(version):
+    with pytest.raises(SyncError, match=rf"^publish: version: expected an integer >= 0, got {version!r}$"):
+        Publisher(InMemorySource(small_tensors()), [InMemorySink(fail_at="begin_update")]).publish(version)
+
+
+def test_a_version_may_come_again_and_a_lower_one_may_follow():
+    publisher = Publisher(InMemorySource(small_tensors()), [sink := InMemorySink()])
+    for version in (5, 5, 4, 0):
+        publisher.publish(version, verify=True)
+        assert sink.weight_version() == version
+
+
 def test_every_rank_goes_through_the_tensors_once_also_where_a_sink_fails_and_weights_are_verified():
     class Counting(InMemorySource):
         num_iterations = 0

@@ -406,9 +406,14 @@ def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
         ({"transport": "gloo", "folder": Path("x")}, "a folder belongs to the transport disk"),
         ({"mode": "delta"}, "mode delta belongs to the transport disk"),
         ({"host": "10.0.0.1"}, "a host belongs to the transports gloo and nccl, got auto"),
+        (
+            {"transport": "gloo2"},
+            r"^sync: transport: expected one of auto, cuda_ipc, host, gloo, nccl, disk, got 'gloo2'$",
+        ),
+        ({"transport": "disk", "folder": Path("x"), "mode": "detla"}, "mode: expected one of full, delta, got 'detla'"),
     ],
 )
-def test_settings_without_effect_are_refused(settings, message) -> None:
+def test_settings_that_are_wrong_or_without_effect_are_refused(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         SyncConfig(**settings)
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from rl_weights.sync.transports.transport import Transport
 
 type TransportName = Literal["auto", "cuda_ipc", "host", "gloo", "nccl", "disk"]
+type SyncMode = Literal["full", "delta"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +16,14 @@ class SyncConfig:
     """How buckets get from the writer to the engines.
 
     Raises:
-        ValueError: if a setting is missing or has no effect.
+        ValueError: if a setting is missing, is none of those there are, or has no effect.
     """
 
     transport: TransportName = "auto"
     """"cuda_ipc": the engines read the writer's GPU memory, also from other GPUs of its machine; "host": the bytes are
     handed to them; "auto": the first if every engine can, else the second; "gloo", "nccl": a process group with each
     engine; "disk": a shared folder."""
-    mode: Literal["full", "delta"] = "full"
+    mode: SyncMode = "full"
     """On a disk: everything, or what changed since the version before."""
     folder: Path | None = None
     """For the disk; in it each publisher makes a folder of its own."""
@@ -33,6 +34,10 @@ class SyncConfig:
     """For gloo and nccl: this machine's address, if engines are on other machines."""
 
     def __post_init__(self) -> None:
+        for field, got, choices in (("transport", self.transport, TransportName), ("mode", self.mode, SyncMode)):
+            names: tuple[str, ...] = get_args(choices.__value__)
+            if got not in names:
+                raise ValueError(f"sync: {field}: expected one of {', '.join(names)}, got {got!r}")
         if (self.transport == "disk") != (self.folder is not None):
             raise ValueError(f"sync: a folder belongs to the transport disk, got {self.transport} and {self.folder}")
         if self.owner is not None and self.transport != "disk":
@@ -59,5 +64,9 @@ class SyncConfig:
             case "disk":
                 assert self.folder is not None
                 return DiskTransport(self.folder, self.mode, owner=self.owner)
-            case _:
-                return DirectTransport(allow_gpu=self.transport != "host", allow_host=self.transport != "cuda_ipc")
+            case "auto":
+                return DirectTransport()
+            case "cuda_ipc":
+                return DirectTransport(allow_host=False)
+            case "host":
+                return DirectTransport(allow_gpu=False)

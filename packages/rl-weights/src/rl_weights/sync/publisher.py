@@ -124,7 +124,10 @@ class Publisher:
         Waits until every sink serves `version` or has failed.
 
         Args:
-            version: that the sinks serve the weights as.
+            version: that the sinks serve the weights as; an integer from 0 on, and a new one for new weights. It may
+                be published again, and after a jump back in training, as to an earlier checkpoint, a lower one may
+                follow; but who picks engines by "this version or a later one", as `rl_rollout.EnginePool` does, takes
+                one that missed the lower version for fresh.
             verify: has each sink tell the checksum of every tensor that it holds then, and compares it with that of
                 the source's; see `ChecksumSink`. A sink whose tensors differ, or that does not tell, is called with
                 `begin_update` once more, so that it serves nothing, and has failed.
@@ -132,8 +135,10 @@ class Publisher:
         Raises:
             SyncError: naming the source's tensor or the sinks that failed. Sinks that did not fail serve `version`
                 unless it was the source that failed. Where a rank does not hold what the plan says, every rank raises
-                one before a sink is called.
+                one before a sink is called; so it does for a version that is none.
         """
+        if type(version) is not int or version < 0:
+            raise SyncError(f"publish: version: expected an integer >= 0, got {version!r}")
         try:
             attempt = self._attempt(version, range(len(self._sinks)), verify)
         except PartsError:  # on every rank alike
