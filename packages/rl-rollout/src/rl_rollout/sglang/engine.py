@@ -71,6 +71,10 @@ class SGLangEngine:
     On a CPU it runs in float32 with requests reproducible by their seed. On a GPU seeds are honoured if the server
     argument `enable_deterministic_inference` is set.
 
+    Until the first `begin_update` it serves the folder's weights as version 0 (random weights not at all), also one
+    that is started in the place of another in mid-run. Versions that are published count from 1, so that an
+    `EnginePool` gives it no traffic before it has a present one; who asks it directly looks at `weight_version`.
+
     Args:
         model_path: a Hugging Face model folder, with the tokenizer.
         name: how messages call this engine.
