@@ -407,6 +407,10 @@ def test_fifty_publishes_leave_no_growth_of_host_memory(transport) -> None:
         ({"mode": "delta"}, "mode delta belongs to the transport disk"),
         ({"host": "10.0.0.1"}, "a host belongs to the transports gloo and nccl, got auto"),
         (
+            {"transport": "gloo", "keep_buffers": True},
+            "keep_buffers belongs to the transports auto, cuda_ipc and nccl, got gloo",
+        ),
+        (
             {"transport": "gloo2"},
             r"^sync: transport: expected one of auto, cuda_ipc, host, gloo, nccl, disk, got 'gloo2'$",
         ),

@@ -196,7 +196,8 @@ class TrainerGroup:
             bucket_bytes: size of the pieces in which weights travel.
             deadline_s: what each call of a sink may take; by default trainer_step_timeout_s, so that a shorter deadline
                 of the sink's own rules. A late sink adds it to what the publication may take.
-            sync: the way that weights go; by default as bytes, or through the memory of a GPU that all share.
+            sync: the way that weights go, and whether buffers stay; by default they go as bytes, or through the memory
+                of a GPU that all share, and buffers on a GPU do not stay.
             verify: whether the checksum of every tensor that a sink then holds is compared with the trainer's.
 
         Raises:

@@ -199,6 +199,7 @@ class TrainerRank:
                 bucket_bytes=bucket_bytes,
                 deadline_s=deadline_s,
                 transport=sync.make_transport(),
+                keep_buffers=sync.keep_buffers,
             )
 
     def publish(self, version: int, *, verify: bool) -> "PublishReport":

@@ -32,6 +32,9 @@ class SyncConfig:
     what it left if it was killed; without an owner, those on the same machine do."""
     host: str | None = None
     """For gloo and nccl: this machine's address, if engines are on other machines."""
+    keep_buffers: bool = False
+    """Keeps two buckets' memory on the GPU of the weights between publishes, and where engines read it, their handles
+    and mappings of it. For a trainer that has room for it at every time: engines that share its GPU lose it too."""
 
     def __post_init__(self) -> None:
         for field, got, choices in (("transport", self.transport, TransportName), ("mode", self.mode, SyncMode)):
@@ -46,6 +49,11 @@ class SyncConfig:
             raise ValueError(f"sync: mode delta belongs to the transport disk, got {self.transport}")
         if self.host is not None and not self.meets:
             raise ValueError(f"sync: a host belongs to the transports gloo and nccl, got {self.transport}")
+        if self.keep_buffers and self.transport not in ("auto", "cuda_ipc", "nccl"):
+            raise ValueError(
+                f"sync: keep_buffers belongs to the transports auto, cuda_ipc and nccl, got {self.transport}, whose "
+                "buffers are in host memory and stay"
+            )
 
     @property
     def meets(self) -> bool:

@@ -67,7 +67,7 @@ class Publisher:
         deadline_s: what each call of a sink may take.
         transport: how buckets get to the sinks; by default through the memory of a GPU that they share with the source,
             or else as bytes of host memory. Belongs to this publisher.
-        keep_buffers: keeps buffers on a GPU, and their mappings in the engines, between publishes.
+        keep_buffers: keeps buffers on a GPU, and their handles and mappings in the engines, between publishes.
 
     Example:
         >>> publisher = Publisher(InMemorySource({"weight": torch.ones(4)}), [sink := InMemorySink()])
