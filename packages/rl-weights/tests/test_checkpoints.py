@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_folder import write_model
+from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from rl_weights import (
     CheckpointError,
@@ -21,7 +22,9 @@ from rl_weights import (
     read_manifest,
     verify_checkpoint,
 )
+from rl_weights.cli import main
 from rl_weights.manifest import MANIFEST_FILE
+from rl_weights.torch_dist.reader import _read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,8 @@ def test_verify_notices_tensors_that_are_not_those_of_the_manifest(copies):
     tensors["new"] = tensors.pop("model.norm.weight")
     save_file(tensors, copies / "hf/model.safetensors")
     problems = verify_checkpoint(copies / "hf").problems
-    assert set(problems) == {
+    assert "model.safetensors.index.json: expected 2055 bytes" in problems[-1]  # the manifest is of shards
+    assert set(problems[:-1]) == {
         f"model.norm.weight: in {MANIFEST_FILE}, but not there",
         f"new: not in {MANIFEST_FILE}",
     }
@@ -127,7 +131,7 @@ def test_a_manifest_of_another_version_is_refused(copies):
     assert len(manifest.tensors) == 25
     content = json.loads(file.read_text())
     for changed, message in (
-        ({**content, "schema_version": 1}, "expected schema_version 2, got 1"),
+        ({**content, "schema_version": 1}, "expected schema_version 2 or 3, got 1"),
         ({**content, "more": 1}, "unknown field"),
         ({"tensors": []}, "schema_version"),
     ):
@@ -135,6 +139,59 @@ def test_a_manifest_of_another_version_is_refused(copies):
         with pytest.raises(CheckpointError, match=message):
             verify_checkpoint(copies / "shards")
     assert read_manifest(copies / "hf") is None
+
+
+def test_verify_names_a_file_beside_the_weights_that_changed_or_is_gone_but_none_that_was_added(copies):
+    hf = copies / "shards"
+    (hf / "notes.md").write_text("added later")
+    assert verify_checkpoint(hf).is_whole
+    (hf / "tokenizer.json").write_text('{"version": "2.0"}')
+    config = hf / "config.json"
+    config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
+    (hf / "chat_template.jinja").unlink()
+    problems = verify_checkpoint(hf).problems
+    assert [problem.split(": ")[0] for problem in problems] == [
+        str(hf / name) for name in ("chat_template.jinja", "config.json", "tokenizer.json")
+    ]
+    assert problems[0].endswith("got no such file")
+    (copies / "megatron/release/metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    (problem,) = verify_checkpoint(copies / "megatron").problems
+    assert "release/metadata.json: expected " in problem
+
+
+@pytest.mark.parametrize("key", ["common_state/shard_0_1", "decoder.layers.mlp.linear_fc1._extra_state/shard_1_2"])
+def test_verify_names_an_object_of_a_torch_dist_checkpoint_that_changed(copies, key):
+    manifest = read_manifest(copies / "megatron/release")
+    assert manifest is not None
+    (entry,) = [entry for entry in manifest.objects if entry.name == key]
+    file, content = TorchDistCheckpoint(copies / "megatron").read_object(key)
+    assert len(content) == entry.num_bytes
+    flip(file, _read_metadata(file.parent).storage_data[MetadataIndex(key)].offset + 40)
+    (problem,) = verify_checkpoint(copies / "megatron").problems
+    assert problem.startswith(f"{file}: {key}: expected ")
+    file.write_bytes(b"")
+    assert any(key in problem and "truncated" in problem for problem in verify_checkpoint(copies / "megatron").problems)
+
+
+def test_a_manifest_of_before_is_read_and_what_it_cannot_tell_is_said(copies, capsys):
+    file = copies / "shards" / MANIFEST_FILE
+    content = json.loads(file.read_text())
+    old = {"schema_version": 2, "tensors": content["tensors"]}
+    file.write_text(json.dumps(old))
+    (copies / "shards/tokenizer.json").write_text("other")
+    report = verify_checkpoint(copies / "shards")
+    assert (report.is_whole, report.has_manifest, report.is_manifest_of_all) == (True, True, False)
+    assert main(["verify", str(copies / "shards")]) == 0
+    assert "checksums of tensors compared, an older manifest has no others: whole" in capsys.readouterr().out
+    outside = {"name": "../x", "num_bytes": 1, "checksum": ""}
+    for changed, message in (
+        ({**old, "schema_version": 3}, "files and objects: expected with schema_version 3 alone"),
+        ({**content, "schema_version": 2}, "files and objects: expected with schema_version 3 alone"),
+        ({**content, "files": [outside]}, r"expected the name of a file beside it, got '\.\./x'"),
+    ):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=message):
+            read_manifest(copies / "shards")
 
 
 def test_problems_of_a_model_folder_name_the_file(copies):

@@ -9,7 +9,7 @@ from tiny_folder import write_model
 
 from rl_weights import CheckpointError, convert_hf_to_torch_dist, convert_torch_dist_to_hf, verify_checkpoint
 from rl_weights.convert import Ranks
-from rl_weights.torch_dist.writer import _append
+from rl_weights.torch_dist.writer import StoredPart, _append
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def test_what_breaks_off_a_write_is_raised_and_not_what_follows_from_it(raised):
                 raise raised
             return super().write(content)
 
+    part = StoredPart(key="key", dtype="float32", shape=(2**20,), offset=(0,), size=(2**20,))
     with pytest.raises(type(raised)) as caught:
-        _append(Breaking(), "file", "key", (0,), torch.zeros(2**20))
+        _append(Breaking(), "file", part, torch.zeros(2**20))
     assert caught.value is raised

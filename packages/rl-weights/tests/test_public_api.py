@@ -20,6 +20,7 @@ def test_the_public_names_are_these():
         "HFCheckpoint",
         "Inspection",
         "Manifest",
+        "ManifestBytes",
         "ManifestTensor",
         "ParallelLayout",
         "PublishReport",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rl_weights.hf import HFCheckpoint
     from rl_weights.hf.writer import write_hf
     from rl_weights.inspect import Inspection, inspect_checkpoint
-    from rl_weights.manifest import Manifest, ManifestTensor, read_manifest
+    from rl_weights.manifest import Manifest, ManifestBytes, ManifestTensor, read_manifest
     from rl_weights.protocols import (
         ChecksumSink,
         DeviceSink,
@@ -46,6 +46,7 @@ __all__ = [
     "HFCheckpoint",
     "Inspection",
     "Manifest",
+    "ManifestBytes",
     "ManifestTensor",
     "ParallelLayout",
     "PublishReport",
@@ -88,6 +89,7 @@ _MODULE_OF = {
     "FolderSink": "protocols",
     "Inspection": "inspect",
     "Manifest": "manifest",
+    "ManifestBytes": "manifest",
     "ManifestTensor": "manifest",
     "ParallelLayout": "torch_dist.layout",
     "PublishReport": "sync.report",

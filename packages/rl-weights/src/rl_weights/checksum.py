@@ -1,5 +1,6 @@
 """Checksums: of a flat piece of memory, and of a bucket wherever it lies."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -12,6 +13,8 @@ type Buffer = bytes | bytearray | memoryview | torch.Tensor
 _LANES = 4096
 """Columns of the matrix of 64-bit integers as which a bucket is read: a row is 32 KiB, long enough to be read fast."""
 
+_PIECE_BYTES = 2**20
+
 
 def checksum(buffer: Buffer) -> str:
     """XXH3 (64 bit) of the bytes, as 16 hexadecimal digits. It finds damage, not forgery.
@@ -22,6 +25,15 @@ def checksum(buffer: Buffer) -> str:
     if not isinstance(buffer, bytes | bytearray | memoryview):
         buffer = memoryview(as_bytes(buffer).cpu().numpy())
     return xxhash.xxh3_64_hexdigest(buffer)
+
+
+def checksum_of_file(file: Path) -> str:
+    """The `checksum` of all bytes of the file, which is read piece by piece."""
+    digest = xxhash.xxh3_64()
+    with file.open("rb", buffering=0) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def bucket_checksum(buffer: "torch.Tensor") -> str:

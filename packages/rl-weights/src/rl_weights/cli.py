@@ -245,7 +245,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         report = verify_checkpoint(arguments.path, require_finite=arguments.require_finite, progress=progress)
     for problem in report.problems:
         print(problem)
-    how = "checksums compared" if report.has_manifest else "no checksums to compare with, only read"
+    if report.is_manifest_of_all:
+        how = "checksums compared"
+    elif report.has_manifest:
+        how = "checksums of tensors compared, an older manifest has no others"
+    else:
+        how = "no checksums to compare with, only read"
     print(
         f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: "
         f"{'whole' if report.is_whole else f'{len(report.problems)} problems'}"

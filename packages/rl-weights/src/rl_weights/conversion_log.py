@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_weights.dtypes import num_bytes
-from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestTensor
+from rl_weights.manifest import SCHEMA_VERSION, Manifest, ManifestBytes, ManifestTensor
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +57,9 @@ class ConversionLog:
         self._entries = list(entries)
         self._num_written_bytes = sum(num_bytes(entry.dtype, entry.shape) for entry in entries)
 
-    def manifest(self) -> Manifest:
-        """Every tensor so far."""
-        return Manifest(SCHEMA_VERSION, self.entries)
+    def manifest(self, files: Sequence[ManifestBytes], objects: Sequence[ManifestBytes] = ()) -> Manifest:
+        """Every tensor so far, and what else was written."""
+        return Manifest(SCHEMA_VERSION, self.entries, tuple(files), tuple(objects))
 
     def report(self) -> ConvertReport:
         """What was written, and the time since this log was made."""

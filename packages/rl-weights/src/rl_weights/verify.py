@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: every tensor can be read and has the checksum that was noted when it was written."""
+"""Whether a checkpoint is whole: everything can be read and has the checksum that was noted when it was written."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,17 @@ from pathlib import Path
 import torch
 
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
+from rl_weights.checksum import checksum
 from rl_weights.errors import CheckpointError
-from rl_weights.manifest import MANIFEST_FILE, ManifestTensor, read_manifest
+from rl_weights.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ManifestBytes,
+    ManifestTensor,
+    entry_of_file,
+    read_manifest,
+)
+from rl_weights.torch_dist.reader import TorchDistCheckpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +29,8 @@ class VerifyReport:
     num_bytes: int
     has_manifest: bool
     """Whether checksums were compared; without, a tensor is only known to be readable."""
+    is_manifest_of_all: bool
+    """Whether they were also compared for what is not a tensor, which older manifests do not tell."""
     problems: tuple[str, ...]
 
     @property
@@ -31,7 +42,9 @@ class VerifyReport:
 def verify_checkpoint(
     path: Path | str, *, require_finite: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
-    """Reads every tensor and compares it with the manifest that conversions leave beside the weights.
+    """Reads everything and compares it with the manifest that conversions leave beside the weights.
+
+    Files that the manifest does not name were added later and are not looked at.
 
     Args:
         path: a checkpoint of either format.
@@ -58,10 +71,15 @@ def verify_checkpoint(
                 problems.append(f"{name}: {int((~finite).sum())} values are NaN or infinite")
         if progress is not None:
             progress(index + 1, len(checkpoint.specs))
+    if manifest is not None:
+        problems += _compare_files(checkpoint.path, manifest)
+        if isinstance(checkpoint, TorchDistCheckpoint):
+            problems += _compare_objects(checkpoint, manifest)
     return VerifyReport(
         num_tensors=len(checkpoint.specs),
         num_bytes=num_read_bytes,
         has_manifest=manifest is not None,
+        is_manifest_of_all=manifest is not None and manifest.files is not None,
         problems=tuple(problems),
     )
 
@@ -86,6 +104,39 @@ def _compare(checkpoint: Checkpoint, name: str, tensor: torch.Tensor, entries: l
     if not problems and sum(math.prod(entry.shape) for entry in entries) != tensor.numel():
         problems.append(f"{where}: {MANIFEST_FILE} knows only parts of it")
     return problems
+
+
+def _compare_files(folder: Path, manifest: Manifest) -> list[str]:
+    problems: list[str] = []
+    for entry in manifest.files or ():
+        file = folder / entry.name
+        try:
+            actual = entry_of_file(file) if file.is_file() else None
+        except OSError as error:
+            problems.append(f"{file}: {error}")
+            continue
+        if actual != entry:
+            problems.append(f"{file}: expected {_described_bytes(entry)}, got {_described_bytes(actual)}")
+    return problems
+
+
+def _compare_objects(checkpoint: TorchDistCheckpoint, manifest: Manifest) -> list[str]:
+    problems: list[str] = []
+    for entry in manifest.objects or ():
+        try:
+            file, content = checkpoint.read_object(entry.name)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        actual = ManifestBytes(entry.name, len(content), checksum(content))
+        if actual != entry:
+            expected, got = _described_bytes(entry), _described_bytes(actual)
+            problems.append(f"{file}: {entry.name}: expected {expected}, got {got}")
+    return problems
+
+
+def _described_bytes(entry: ManifestBytes | None) -> str:
+    return "no such file" if entry is None else f"{entry.num_bytes} bytes with checksum {entry.checksum}"
 
 
 def _described(tensor: ManifestTensor) -> str:

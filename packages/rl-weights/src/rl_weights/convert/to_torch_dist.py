@@ -16,7 +16,7 @@ from rl_weights.dtypes import dtype_named, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import HFCheckpoint
 from rl_weights.hf.fp8 import Unquantized
-from rl_weights.manifest import ManifestTensor
+from rl_weights.manifest import ManifestTensor, entries_of_files
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.rules import TensorRule, check_covered, rules_for
@@ -25,6 +25,7 @@ from rl_weights.torch_dist.layout import Ownership, ParallelLayout
 from rl_weights.torch_dist.names import RELEASE, TRACKER_FILE, StoredNames, TransformerImpl, extra_state_key
 from rl_weights.torch_dist.writer import (
     COMMON_STATE_KEY,
+    DATA_SUFFIX,
     PartToStore,
     StoredAt,
     StoredPart,
@@ -177,8 +178,10 @@ def _run(plan: _Plan, save: Path, ranks: Ranks, progress: Progress | None) -> Co
         log.take_over([entry for outcome in outcomes for entry in outcome.entries])
 
         def finish() -> str:
-            write_description(folder / RELEASE, plan.parts, [at for outcome in outcomes for at in outcome.written])
-            log.manifest().write(folder / RELEASE)
+            written = [at for outcome in outcomes for at in outcome.written]
+            write_description(folder / RELEASE, plan.parts, written)
+            objects = [entry for at in written if (entry := at.entry) is not None]
+            log.manifest(entries_of_files(folder / RELEASE, but=DATA_SUFFIX), objects).write(folder / RELEASE)
             (folder / TRACKER_FILE).write_text(RELEASE)
             stack.close()
             return ""

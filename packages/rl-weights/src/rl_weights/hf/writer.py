@@ -14,7 +14,7 @@ from rl_weights.conversion_log import ConversionLog, ConvertReport, Progress
 from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_name, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf.reader import INDEX_FILE, SINGLE_FILE, read_config
-from rl_weights.manifest import MANIFEST_FILE
+from rl_weights.manifest import MANIFEST_FILE, entries_of_files
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.read_ahead import read_ahead
@@ -67,7 +67,7 @@ def write_hf(
         _carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
         with read_ahead(noted()) if ahead else nullcontext(noted()) as coming:
             _write_tensors(folder, specs, _counted(coming, log), max_shard_bytes=max_shard_bytes)
-        log.manifest().write(folder)
+        log.manifest(entries_of_files(folder, but=".safetensors")).write(folder)
     return log.report()
 
 

@@ -92,6 +92,26 @@ class TorchDistCheckpoint:
         """Every tensor, in the order of `specs`."""
         return ((name, self.read(name)) for name in self.specs)
 
+    def read_object(self, key: str) -> tuple[Path, bytes]:
+        """The bytes of what is stored under a key and is not a tensor, and the file in which they lie.
+
+        Raises:
+            CheckpointError: naming the file, if they are missing or truncated.
+        """
+        stored = self._metadata.storage_data.get(MetadataIndex(key))
+        if stored is None:
+            raise CheckpointError(f"{self.path / METADATA_FILE}: {key}: no file for it")
+        file = self.path / Path(stored.relative_path).name
+        try:
+            with file.open("rb") as stream:
+                stream.seek(stored.offset)
+                content = stream.read(min(stored.length, file.stat().st_size))
+        except OSError as error:
+            raise CheckpointError(f"{file}: {key}: {error}") from error
+        if len(content) != stored.length:
+            raise CheckpointError(f"{file}: truncated: {key} at {stored.offset} needs {stored.length} bytes")
+        return file, content
+
     def file_of(self, name: str) -> str:
         """The files in which the tensor of that stored name lies."""
         return ", ".join(str(self.path / file) for file in self.file_names(name))

@@ -3,6 +3,7 @@
 Source: torch 2.11.0, distributed/checkpoint/filesystem.py, whose files these are.
 """
 
+import io
 import json
 import pickle
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -24,14 +25,16 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from rl_weights.checksum import as_bytes
+from rl_weights.checksum import as_bytes, checksum
 from rl_weights.dtypes import dtype_named
 from rl_weights.json_value import JsonValue
+from rl_weights.manifest import ManifestBytes
 from rl_weights.read_ahead import read_ahead
 from rl_weights.rules.box import Box
 from rl_weights.torch_dist.names import METADATA_FILE
 
 COMMON_STATE_KEY = "common_state/shard_0_1"
+DATA_SUFFIX = ".distcp"
 _BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 _BUFFER_BYTES = 2**20
 _ALIGNMENT = 64
@@ -72,6 +75,13 @@ class StoredAt(msgspec.Struct, frozen=True):
     file: str
     start: int
     length: int
+    checksum: str | None = None
+    """Of the bytes of an object; None for a part of a tensor."""
+
+    @property
+    def entry(self) -> ManifestBytes | None:
+        """What the manifest says of an object."""
+        return None if self.checksum is None else ManifestBytes(self.key, self.length, self.checksum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ class PartToStore:
 
 def rank_file(rank: int) -> str:
     """Name of the file that a rank writes."""
-    return f"__{rank}_0.distcp"
+    return f"__{rank}_0{DATA_SUFFIX}"
 
 
 def write_file(
@@ -102,10 +112,10 @@ def write_file(
     written: list[StoredAt] = []
     with file.open("wb", buffering=_BUFFER_BYTES) as stream, _without_crc32():
         for key, content in objects.items():
-            written.append(_append(stream, file.name, key, None, [content]))
+            written.append(_append_object(stream, file.name, key, [content]))
         with read_ahead((item.part, _made(item)) for item in parts) as made:
             for part, tensor in made:
-                written.append(_append(stream, file.name, part.key, part.offset, tensor))
+                written.append(_append(stream, file.name, part, tensor))
                 advance(tensor.nbytes)
     return written
 
@@ -155,17 +165,30 @@ def _with_storage_of_its_own(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(tensor.dtype).view(tensor.shape)
 
 
-def _append(stream: BinaryIO, file: str, key: str, offset: tuple[int, ...] | None, content: object) -> StoredAt:
-    stream.write(bytes(-stream.tell() % _ALIGNMENT))
-    start = stream.tell()
+def _append_object(stream: BinaryIO, file: str, key: str, content: object) -> StoredAt:
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    start = _aligned(stream)
+    stream.write(archive.getbuffer())
+    return StoredAt(key, None, file, start, stream.tell() - start, checksum(archive.getvalue()))
+
+
+def _append(stream: BinaryIO, file: str, part: StoredPart, tensor: torch.Tensor) -> StoredAt:
+    start = _aligned(stream)
     try:
-        torch.save(content, stream)
+        torch.save(tensor, stream)
     except RuntimeError as error:
         # Its archive is closed also when a write has failed, and then complains of that, in the place of the reason.
         if isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise error.__context__ from None
         raise
-    return StoredAt(key, offset, file, start, stream.tell() - start)
+    return StoredAt(part.key, part.offset, file, start, stream.tell() - start)
+
+
+def _aligned(stream: BinaryIO) -> int:
+    """Where the next thing begins, once the stream is filled up to there."""
+    stream.write(bytes(-stream.tell() % _ALIGNMENT))
+    return stream.tell()
 
 
 @contextmanager
