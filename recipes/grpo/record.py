@@ -74,6 +74,7 @@ def eval_record(step: int, eval_set: EvalSet, report: EvalReport) -> MetricsLine
         "response_length_mean": report.response_length_mean,
         "truncated_share": report.truncated_share,
         "num_failed_samples": report.num_failed_samples,
+        "num_generate_timeouts": report.num_generate_timeouts,
         "num_grader_timeouts": report.num_grader_timeouts,
         "num_grader_crashes": report.num_grader_crashes,
     }

@@ -46,6 +46,7 @@ DAPO_MATH = {
     "n-samples-per-eval-prompt": 16,
     "eval-max-response-len": 16384,
     "eval-top-p": 1,
+    "generate-timeout-s": 7200,  # no flag of slime; 30 prompts x 16 samples x 16,384 tokens in one go
     "tensor-model-parallel-size": 2,
     "sequence-parallel": True,
     "expert-model-parallel-size": 1,

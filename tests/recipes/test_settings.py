@@ -385,7 +385,7 @@ def test_every_record_counts_the_prompts_that_were_too_long():
     assert grpo_record(1, drawn, [result], **taken)["num_dropped_prompts"] == 7
     report = EvalReport(
         accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,
-        num_failed_samples=0, num_grader_timeouts=0, num_grader_crashes=0, samples=(),
+        num_failed_samples=0, num_generate_timeouts=0, num_grader_timeouts=0, num_grader_crashes=0, samples=(),
     )  # fmt: skip
     record = eval_record(0, EvalSet(name="x", config=EvalConfig(), prompts=(), num_dropped_prompts=3), report)
     assert (record["data_set"], record["num_prompts"], record["num_dropped_prompts"]) == ("x", 0, 3)

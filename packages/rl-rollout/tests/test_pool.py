@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rl_data import FinishReason
-from rl_rollout import EngineError, EnginePart, EnginePool, RequestError
+from rl_rollout import EngineDeadlineError, EngineError, EnginePart, EnginePool, RequestError
 from rl_rollout.testing import FakeEngine, make_requests
 from rl_rollout.weights import checksum
 
@@ -48,11 +48,26 @@ def test_whenever_an_engine_dies_every_prompt_is_answered(prompt, dies_after):
     assert [len(group) for group in generate_groups(pool, prompt, 8)] == [4] * 8
 
 
-def test_an_engine_that_does_not_answer_in_time_is_taken_out(prompt):
-    pool = EnginePool([FakeEngine("engine 0", seconds_per_token=60), FakeEngine("engine 1")])
+def test_an_engine_that_is_late_and_does_not_say_its_version_is_taken_out(prompt):
+    class Deaf(FakeEngine):
+        """One whose machine no longer answers."""
+
+        def weight_version(self):
+            raise EngineDeadlineError(f"{self.name}: no answer within 20 s while telling its weight version")
+
+    pool = EnginePool([Deaf("engine 0", seconds_per_token=60), FakeEngine("engine 1")])
     [answer] = asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=0.05))
     assert answer.tokens.size == 8
-    assert "no answer within 0.05 s" in pool.failed["engine 0"]
+    assert "telling its weight version" in pool.failed["engine 0"]
+
+
+def test_an_engine_that_is_late_but_alive_stays_and_the_deadline_is_the_request_s_failure(prompt):
+    engine = FakeEngine("engine 0", seconds_per_token=0.01)
+    pool = EnginePool([engine])
+    with pytest.raises(EngineDeadlineError, match=r"engine 0: no answer within 0\.05 s while generating 1 responses"):
+        asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=0.05))
+    assert not pool.failed
+    assert len(asyncio.run(pool.generate(make_requests(prompt, [1]), timeout_s=5))) == 1
 
 
 def test_without_an_engine_left_the_error_names_each_and_its_reason(prompt):
@@ -145,6 +160,30 @@ def test_an_engine_can_be_replaced(prompt):
     assert not pool.failed
     with pytest.raises(ValueError, match="engine 1 is there already"):
         pool.add(FakeEngine("engine 1"))
+
+
+def test_an_engine_that_is_restarted_in_mid_run_gets_nothing_until_it_has_the_runs_weights(prompt):
+    engine, other = FakeEngine("engine 0", dies_after=1), FakeEngine("engine 1")
+    pool = EnginePool([engine, other])
+    publish(engine, 3)
+    publish(other, 3)
+    pool.set_policy_version(3)
+    generate_groups(pool, prompt, 2)
+    assert "engine 0" in pool.failed
+    pool.add(restarted := FakeEngine("engine 0"))
+    assert restarted.weight_version() == 0, "the file's weights"
+    assert pool.stale == {"engine 0": "serves version 0, expected 3"}
+    answers = generate_groups(pool, prompt, 4)
+    restarted.begin_update(4)  # and an update that does not come to its end changes nothing
+    pool.set_policy_version(3)
+    answers += generate_groups(pool, prompt, 4)
+    assert {answer.policy_version for group in answers for answer in group} == {3}
+    assert restarted.num_requests == 0
+    publish(restarted, 3)
+    pool.set_policy_version(3)
+    answers = generate_groups(pool, prompt, 4)
+    assert {answer.policy_version for group in answers for answer in group} == {3}
+    assert restarted.num_requests > 0
 
 
 def test_engines_need_names_of_their_own():

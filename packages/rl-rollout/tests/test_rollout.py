@@ -189,6 +189,17 @@ def test_a_refused_prompt_is_dropped_and_replaced():
     assert result.drop_counts["request_refused"] == 1
 
 
+def test_a_group_that_is_not_drawn_in_time_is_dropped_and_replaced_and_the_engine_stays(caplog):
+    engine = FakeEngine(
+        "engine 0", respond=lambda request: [2] * (8 if request.tokens[2] == 3 else 1), seconds_per_token=0.05
+    )
+    result = asyncio.run(make(engines=[engine], generate_timeout_s=0.2).collect(Prompts()))
+    assert len(result.groups) == 4
+    assert result.drop_counts["generate_timeout"] == 1
+    assert "no answer within 0.2 s" in caplog.text
+    assert "generate_timeout_s" in caplog.text
+
+
 def test_an_engine_killed_in_mid_rollout_loses_no_prompt_and_changes_no_sample():
     def engines(dies_after):
         return [FakeEngine(f"engine {i}", seconds_per_token=0.002, dies_after=d) for i, d in enumerate(dies_after)]

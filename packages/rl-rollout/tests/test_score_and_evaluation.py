@@ -94,6 +94,20 @@ def test_an_evaluation_in_which_all_fails_says_so(caplog):
     assert "all 1 samples failed: grader: crash: died" in caplog.text
 
 
+def test_prompts_that_are_not_answered_in_time_are_counted_as_failed_and_the_engine_stays(caplog):
+    engine = FakeEngine("engine 0", respond=lambda request: [1] * int(request.tokens[0]), seconds_per_token=0.05)
+    pool = EnginePool([engine])
+    sampling = SamplingParams(max_new_tokens=100)
+    slow = replace(prompts("a")[0], row=7, tokens=np.array([100], np.int32))
+    report = asyncio.run(evaluate([*prompts("ab"), slow], pool, FirstToken(), sampling, num_samples=2, timeout_s=1.0))
+    assert report.accuracy == pytest.approx(2 / 3)
+    assert (report.num_failed_samples, report.num_generate_timeouts) == (2, 2)
+    assert "no answer within 1 s while generating 2 responses" in str(report.samples[-1].metadata["error"])
+    assert report.samples[-1].response_length == 0
+    assert "1 of 3 prompts were not answered within 1 s (generate_timeout_s)" in caplog.text
+    assert not pool.failed
+
+
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
     right = [True, False, False, True, False]
     for k in range(1, 6):

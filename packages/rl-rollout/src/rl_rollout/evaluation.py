@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rl_data import Prompt, Sample
 from rl_rollout.engine import SamplingParams
-from rl_rollout.errors import RolloutConfigError
-from rl_rollout.generate import GenerateContext, GenerateFunction, sample_seed, single_turn
+from rl_rollout.errors import EngineDeadlineError, RolloutConfigError
+from rl_rollout.generate import GenerateContext, GenerateFunction, sample_seed, single_turn, unanswered
 from rl_rollout.metrics import sample_metrics
 from rl_rollout.pool import EnginePool
 from rl_rollout.score import Grader, grade_many, is_failed, num_grader_failures
@@ -32,6 +32,8 @@ class EvalReport:
     truncated_share: float
     """Share of graded samples that reached the token limit."""
     num_failed_samples: int
+    num_generate_timeouts: int
+    """Failed samples that an engine did not draw in time."""
     num_grader_timeouts: int
     """Failed samples whose grader was too slow."""
     num_grader_crashes: int
@@ -62,7 +64,8 @@ async def evaluate(
         num_samples: samples of each prompt.
         seed: the same seed draws the same samples from the same weights, if the engines honour seeds: `SGLangEngine`
             does on a CPU, and on a GPU with the server argument `enable_deterministic_inference`.
-        timeout_s: what an engine may take for a prompt.
+        timeout_s: what an engine may take for a prompt. All prompts are sent at once, so the time in which an engine
+            works at the others counts. Samples that are not drawn in time are failed ones.
         pass_reward: reward from which a sample counts as right.
         generate: draws a prompt's samples; a single turn by default.
 
@@ -77,19 +80,32 @@ async def evaluate(
         )
     context = GenerateContext(engines=pool, sampling=sampling, timeout_s=timeout_s)
 
+    too_late: list[str] = []
+
     async def scored(prompt: Prompt) -> list[Sample]:
         seeds = [sample_seed(seed, prompt.group_id, index) for index in range(num_samples)]
-        return await grade_many(await generate(prompt, seeds, context), grader)
+        try:
+            samples = await generate(prompt, seeds, context)
+        except EngineDeadlineError as error:
+            too_late.append(prompt.group_id)
+            return [unanswered(prompt, index, str(error)) for index in range(num_samples)]
+        return await grade_many(samples, grader)
 
     tasks = [asyncio.ensure_future(scored(prompt)) for prompt in prompts]
     try:
-        return _report(await asyncio.gather(*tasks), pass_reward)
+        samples_by_prompt = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+    if too_late:
+        what = f"{len(too_late)} of {len(prompts)} prompts were not answered within {timeout_s:g} s"
+        logger.warning("evaluation: %s (generate_timeout_s); their samples count as not right", what)
+    return _report(samples_by_prompt, pass_reward, num_generate_timeouts=num_samples * len(too_late))
 
 
-def _report(samples_by_prompt: Sequence[Sequence[Sample]], pass_reward: float) -> EvalReport:
+def _report(
+    samples_by_prompt: Sequence[Sequence[Sample]], pass_reward: float, *, num_generate_timeouts: int
+) -> EvalReport:
     num_right = [sum(_is_right(sample, pass_reward) for sample in samples) for samples in samples_by_prompt]
     num_drawn = len(samples_by_prompt[0])
     samples = tuple(sample for group in samples_by_prompt for sample in group)
@@ -108,6 +124,7 @@ def _report(samples_by_prompt: Sequence[Sequence[Sample]], pass_reward: float) -
         response_length_mean=metrics.get("response_length_mean", math.nan),
         truncated_share=metrics.get("truncated_share", math.nan),
         num_failed_samples=len(samples) - len(graded),
+        num_generate_timeouts=num_generate_timeouts,
         **num_grader_failures(samples),
         samples=samples,
     )

@@ -94,6 +94,23 @@ def _to_sample(prompt: Prompt, index: int, answer: Generation) -> Sample:
     )
 
 
+def unanswered(prompt: Prompt, index: int, reason: str) -> Sample:
+    """The failed sample of a prompt to which no engine answered, the reason in metadata["error"]."""
+    return Sample(
+        group_id=prompt.group_id,
+        index=index,
+        tokens=prompt.tokens,
+        prompt_length=prompt.tokens.size,
+        loss_mask=np.zeros(prompt.tokens.size, np.bool_),
+        rollout_logprobs=np.zeros(prompt.tokens.size, np.float32),
+        spans=(),
+        finish_reason=FinishReason.ERROR,
+        response_text="",
+        label=prompt.label,
+        metadata=prompt.metadata,
+    ).with_error(reason)
+
+
 def sample_seed(run_seed: int, group_id: str, index: int) -> int:
     """Seed of one sample in [0, 2**63): depends on the three alone, so a resumed run draws what it would have drawn."""
     digest = hashlib.blake2b(f"{run_seed}/{group_id}/{index}".encode(), digest_size=8).digest()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rl_data import Prompt, Sample, SampleGroup
 from rl_data.buffer import is_unfinished
 from rl_data.filters import RewardSpread
-from rl_rollout.errors import RequestError
+from rl_rollout.errors import EngineDeadlineError, RequestError
 from rl_rollout.generate import GenerateContext, GenerateFunction, continue_samples, sample_seed
 from rl_rollout.metrics import BusyTime
 from rl_rollout.rollout_config import RolloutConfig
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished"
 """Reason of a group with samples that were cut off by the caller."""
+TOO_LATE = "generate_timeout"
+"""Reason of a group that the engine did not draw within generate_timeout_s."""
 
 
 class Outcome(NamedTuple):
@@ -62,13 +64,18 @@ class GroupWork:
         except RequestError as error:
             logger.warning("group %s is dropped: %s", prompt.group_id, error)
             return Outcome(order, SampleGroup(group_id=prompt.group_id, samples=()), (), "request_refused")
+        except EngineDeadlineError as error:
+            return self._too_late(order, prompt.group_id, error)
         return await self.finish(order, SampleGroup(group_id=prompt.group_id, samples=tuple(samples)))
 
     async def resume(self, order: int, group: SampleGroup) -> Outcome:
         """Draws the rest of samples that were cut off, each with its own seed, and goes on as `finish`."""
         seeds = [self._seed(group.group_id, sample.index) for sample in group.samples]
-        with self.generating.running():
-            samples = await continue_samples(group.samples, seeds, self._context)
+        try:
+            with self.generating.running():
+                samples = await continue_samples(group.samples, seeds, self._context)
+        except EngineDeadlineError as error:
+            return self._too_late(order, group.group_id, error)
         return await self.finish(order, SampleGroup(group_id=group.group_id, samples=tuple(samples)))
 
     async def finish(self, order: int, group: SampleGroup) -> Outcome:
@@ -83,6 +90,10 @@ class GroupWork:
             return Outcome(order, replace(group, samples=tuple(samples)), failed, "all_samples_failed")
         group = replace(group, samples=tuple(whole))
         return Outcome(order, group, failed, self._filter.reason_to_drop(group) if self._filter else None)
+
+    def _too_late(self, order: int, group_id: str, error: EngineDeadlineError) -> Outcome:
+        logger.warning("group %s is dropped: %s; generate_timeout_s is the limit", group_id, error)
+        return Outcome(order, SampleGroup(group_id=group_id, samples=()), (), TOO_LATE)
 
     def _seed(self, group_id: str, index: int) -> int:
         return sample_seed(self._config.rollout_seed, group_id, index)

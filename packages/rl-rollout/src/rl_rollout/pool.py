@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rl_data import PolicyVersion
 from rl_rollout.engine import Engine, EnginePart, GenerateRequest, Generation
-from rl_rollout.errors import EngineError, EngineNotServingError
+from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,13 @@ class VersionedEngine(Engine, Protocol):
     """An engine that tells which weights it serves."""
 
     def weight_version(self) -> PolicyVersion | None:
-        """The version served now; None while no whole version is held."""
+        """The version served now; None while no whole version is held.
+
+        Answers within seconds, also while the engine generates.
+
+        Raises:
+            EngineError: if the engine is dead or does not answer.
+        """
         ...
 
 
@@ -24,8 +30,9 @@ class EnginePool:
     """Spreads batches of requests over engines; loses none while one engine is left.
 
     A batch goes whole to the engine with the fewest requests in flight, so that samples of one prompt share its
-    prefix. If that engine fails or lets the deadline pass, it is taken out for good and the batch goes to another. An
-    engine whose weights are older than `set_policy_version` said gets nothing until the next such call finds it fresh.
+    prefix. If that engine fails, it is taken out for good and the batch goes to another. One that lets a deadline pass
+    is asked for its version: if it answers, it only has much to do, and stays. An engine whose weights are older than
+    `set_policy_version` said gets nothing until the next such call finds it fresh.
 
     Args:
         engines: with names that differ.
@@ -68,6 +75,9 @@ class EnginePool:
     def add(self, engine: VersionedEngine) -> None:
         """Takes an engine in, also one that has the name of a failed one.
 
+        One that was started from the file serves version 0, and gets nothing until a present version was published to
+        it and `set_policy_version` has seen that.
+
         Raises:
             ValueError: if a live engine has the name.
         """
@@ -107,10 +117,13 @@ class EnginePool:
 
         Args:
             requests: usually those of one prompt.
-            timeout_s: deadline of each attempt; another engine gets as long again.
+            timeout_s: deadline of each attempt, with the time that requests wait in the engine; another engine gets as
+                long again.
 
         Raises:
             RequestError: if an engine refuses a request; the engine stays.
+            EngineDeadlineError: if a living engine lets the deadline pass; the engine stays. No other is asked: it
+                would have as much to do.
             EngineError: if no engine is left, with the reason of each.
         """
         while True:
@@ -126,12 +139,16 @@ class EnginePool:
     async def _try(
         self, engine: VersionedEngine, requests: Sequence[GenerateRequest], timeout_s: float
     ) -> list[Generation] | None:
-        """None if the engine did not answer with fresh weights; it is marked then."""
+        """None if the engine is dead or did not answer with fresh weights; it is marked then."""
         self._num_in_flight[engine.name] += len(requests)
         try:
             answers = await engine.generate(requests, timeout_s=timeout_s)
         except EngineNotServingError as error:
             self._mark_stale(engine, str(error))
+            return None
+        except EngineDeadlineError:
+            if await self._is_alive(engine):
+                raise
             return None
         except EngineError as error:
             self._take_out(engine, error)
@@ -143,6 +160,17 @@ class EnginePool:
             self._mark_stale(engine, f"answered with version {oldest}, expected {self._expected_version}")
             return None
         return answers
+
+    async def _is_alive(self, engine: VersionedEngine) -> bool:
+        """Whether it answers the cheapest question; it is taken out if not."""
+        # A SGLang process whose model is stuck in a step ends itself (--watchdog-timeout), so that one which answers
+        # has no more than much to do.
+        try:
+            await asyncio.to_thread(engine.weight_version)
+        except EngineError as error:
+            self._take_out(engine, error)
+            return False
+        return True
 
     def _take_out(self, engine: VersionedEngine, error: EngineError) -> None:
         if self._live.get(engine.name) is engine:

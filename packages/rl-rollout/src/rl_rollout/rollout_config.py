@@ -42,7 +42,10 @@ class RolloutConfig:
             "choices": ("none", "reward_spread"),
         },
     )
-    generate_timeout_s: float = field(default=600.0, metadata={"help": "seconds that an engine may take for a group"})
+    generate_timeout_s: float = field(
+        default=600.0,
+        metadata={"help": "seconds that an engine may take for a group, those included in which it works at others"},
+    )
 
     def __post_init__(self) -> None:
         prompts_at_once = self.over_sampling_batch_size or self.rollout_batch_size
