@@ -111,6 +111,26 @@ def test_verify_names_the_tensor_and_the_file_of_a_flipped_bit(copies):
     assert "embedding.word_embeddings.weight" in report.problems[0]
 
 
+def test_verify_lists_every_file_of_tensors_that_cannot_be_read_and_looks_at_the_others(copies, capsys):
+    shards = sorted((copies / "shards").glob("*.safetensors"))
+    shards[0].write_bytes(shards[0].read_bytes()[:-7])
+    shards[1].unlink()
+    shards[2].write_bytes(b"")
+    flip(shards[3], shards[3].stat().st_size - 1)
+    problems = verify_checkpoint(copies / "shards").problems
+    assert len(problems) == 5
+    for number, words in enumerate(("truncated or damaged", "no such file", "truncated or damaged")):
+        assert problems[number].startswith(f"{shards[number]}: {words}")
+    assert "tensors of rl_weights_manifest.json were in files that cannot be read" in problems[3]
+    assert problems[4].startswith(f"{shards[3]}: ")
+    single = copies / "hf/model.safetensors"
+    single.write_bytes(single.read_bytes()[:-7])
+    assert main(["verify", str(copies / "hf")]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{single}: truncated or damaged")
+    assert last.endswith("only read: 1 problem")
+
+
 def test_verify_notices_tensors_that_are_not_those_of_the_manifest(copies):
     tensors = load_file(copies / "hf/model.safetensors")
     shutil.copyfile(copies / "shards" / MANIFEST_FILE, copies / "hf" / MANIFEST_FILE)

@@ -57,7 +57,7 @@ def test_verify_exits_with_1_for_what_is_not_whole(tmp_path, capsys):
     code, out, _ = run(capsys, "verify", tmp_path / "megatron")
     assert code == 1
     assert "__0_0.distcp: truncated" in out
-    assert out.rstrip().endswith("problems")
+    assert out.rstrip().endswith("1 problem")
 
 
 def test_inspect_prints_a_table_or_json(tmp_path, capsys):

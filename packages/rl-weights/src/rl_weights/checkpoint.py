@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 type Checkpoint = HFCheckpoint | TorchDistCheckpoint
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, *, problems: list[str] | None = None) -> Checkpoint:
     """The checkpoint in that folder.
+
+    Args:
+        path: a folder of either format.
+        problems: gets what is wrong with each file of a model folder's tensors, which is then left out (see
+            `HFCheckpoint`). It is an error if None.
 
     Raises:
         CheckpointError: if there is no such folder, it is neither format, or its files are damaged.
@@ -27,7 +32,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
         return TorchDistCheckpoint(folder)
     if (folder / "config.json").is_file():
-        return HFCheckpoint(folder)
+        return HFCheckpoint(folder, problems=problems)
     raise CheckpointError(
         f"{folder}: neither a model folder in Hugging Face format (config.json) nor a torch_dist checkpoint "
         f"(latest_checkpointed_iteration.txt or .metadata)"

@@ -251,10 +251,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         how = "checksums of tensors compared, an older manifest has no others"
     else:
         how = "no checksums to compare with, only read"
-    print(
-        f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: "
-        f"{'whole' if report.is_whole else f'{len(report.problems)} problems'}"
-    )
+    outcome = "whole" if report.is_whole else f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
+    print(f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: {outcome}")
     return 0 if report.is_whole else 1
 
 

@@ -52,14 +52,19 @@ def verify_checkpoint(
         progress: told, after each tensor, how many of how many are read.
 
     Raises:
-        CheckpointError: if it cannot even be opened.
+        CheckpointError: for what is no checkpoint, or without what describes its tensors.
     """
-    checkpoint = open_checkpoint(path)
+    problems: list[str] = []
+    checkpoint = open_checkpoint(path, problems=problems)
     manifest = read_manifest(checkpoint.path)
     expected: dict[str, list[ManifestTensor]] = {}
     for entry in manifest.tensors if manifest else ():
         expected.setdefault(entry.name, []).append(entry)
-    problems = [f"{name}: in {MANIFEST_FILE}, but not there" for name in expected if name not in checkpoint.specs]
+    missing = [name for name in expected if name not in checkpoint.specs]
+    if problems and missing:
+        problems.append(f"{len(missing)} tensors of {MANIFEST_FILE} were in files that cannot be read, or are missing")
+    else:
+        problems += [f"{name}: in {MANIFEST_FILE}, but not there" for name in missing]
     num_read_bytes = 0
     for index, name in enumerate(checkpoint.specs):
         tensor = _read(checkpoint, name, problems)

@@ -1,7 +1,7 @@
 """Model folders in Hugging Face format, read tensor by tensor."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
@@ -25,18 +25,20 @@ class HFCheckpoint:
 
     Args:
         path: a folder with config.json and model.safetensors, or shards with their index.
+        problems: gets what is wrong with each file of tensors, which is then left out. It is an error if None.
 
     Raises:
         CheckpointError: naming the file that is missing, truncated or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, problems: list[str] | None = None) -> None:
         self.path = path
         self.config = read_config(path)
-        self.files: dict[str, Path] = _files_of_tensors(path)
+        self.files: dict[str, Path]
         """The file that holds each tensor, by its name."""
-        self.specs: dict[str, TensorSpec] = _specs(self.files)
-        """Name, dtype and shape of every tensor, in the order of the files."""
+        self.specs: dict[str, TensorSpec]
+        """Name, dtype and shape of every tensor, in the order of the index, or else of the file."""
+        self.files, self.specs = _read_headers(path, problems)
 
     def read(self, name: str) -> "torch.Tensor":
         """The tensor of that name, which must be one of `specs`.
@@ -83,21 +85,6 @@ class _OpenFile(Protocol):
     def get_slice(self, name: str) -> _Slice: ...
 
 
-def _specs(files: Mapping[str, Path]) -> "dict[str, TensorSpec]":
-    open_files = {file: _open(file) for file in dict.fromkeys(files.values())}
-    specs: dict[str, TensorSpec] = {}
-    for name, file in files.items():
-        try:
-            part = open_files[file].get_slice(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: {INDEX_FILE} says that it holds {name}, but it does not") from error
-        code = part.get_dtype()
-        dtype = SAFETENSORS_NAMES.get(code, code)
-        check_dtype(dtype, f"{file}: {name}")
-        specs[name] = (name, dtype, tuple(part.get_shape()))
-    return specs
-
-
 def read_config(path: Path) -> Mapping[str, JsonValue]:
     """The content of the folder's config.json.
 
@@ -120,13 +107,56 @@ def _read_object(file: Path) -> dict[str, JsonValue]:
     return cast("dict[str, JsonValue]", content)
 
 
-def _files_of_tensors(path: Path) -> dict[str, Path]:
-    if (path / INDEX_FILE).is_file():
-        return _files_of_index(path)
-    file = path / SINGLE_FILE
+def _read_headers(path: Path, problems: list[str] | None) -> "tuple[dict[str, Path], dict[str, TensorSpec]]":
+    """File and spec of every tensor, by its name; a file with a problem is left out if problems are noted."""
+    files: dict[str, Path] = {}
+    specs: dict[str, TensorSpec] = {}
+    named = _files_of_index(path) if (path / INDEX_FILE).is_file() else None
+    for file, names in _names_by_file(path, named).items():
+        try:
+            found = _specs_of_file(file, names)
+        except CheckpointError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+        else:
+            files |= dict.fromkeys(found, file)
+            specs |= found
+    order = [name for name in named or files if name in files]
+    return {name: files[name] for name in order}, {name: specs[name] for name in order}
+
+
+def _names_by_file(path: Path, named: Mapping[str, Path] | None) -> dict[Path, set[str] | None]:
+    """Every file of tensors with the names that the index gives it; None where there is no index."""
+    if named is None:
+        file = path / SINGLE_FILE
+        if not file.is_file():
+            raise CheckpointError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE} is there")
+        return {file: None}
+    names: dict[Path, set[str]] = {}
+    for name, file in named.items():
+        names.setdefault(file, set()).add(name)
+    return {**names}
+
+
+def _specs_of_file(file: Path, names: Collection[str] | None) -> "dict[str, TensorSpec]":
     if not file.is_file():
-        raise CheckpointError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE} is there")
-    return dict.fromkeys(_open(file).keys(), file)
+        raise CheckpointError(f"{file}: no such file, but {INDEX_FILE} names it")
+    opened = _open(file)
+    held = opened.keys()
+    if names is not None:
+        for name in sorted(set(held) - set(names)):
+            raise CheckpointError(f"{file}: holds {name}, which {INDEX_FILE} does not say")
+        for name in sorted(set(names) - set(held)):
+            raise CheckpointError(f"{file}: {INDEX_FILE} says that it holds {name}, but it does not")
+    specs: dict[str, TensorSpec] = {}
+    for name in held:
+        part = opened.get_slice(name)
+        code = part.get_dtype()
+        dtype = SAFETENSORS_NAMES.get(code, code)
+        check_dtype(dtype, f"{file}: {name}")
+        specs[name] = (name, dtype, tuple(part.get_shape()))
+    return specs
 
 
 def _files_of_index(path: Path) -> dict[str, Path]:
@@ -139,12 +169,6 @@ def _files_of_index(path: Path) -> dict[str, Path]:
         if not isinstance(file, str) or Path(file).name != file:
             raise CheckpointError(f"{index}: {name}: expected the name of a file beside it, got {file!r}")
         files[name] = path / file
-    for file in dict.fromkeys(files.values()):
-        if not file.is_file():
-            raise CheckpointError(f"{file}: no such file, but {INDEX_FILE} names it")
-        for name in _open(file).keys():  # noqa: SIM118 - the handle is no mapping
-            if files.get(name) != file:
-                raise CheckpointError(f"{file}: holds {name}, which {INDEX_FILE} does not say")
     return files
 
 
