@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recipes import cluster_watchdog
+from recipes.cluster_nodes import why_unreachable
 from recipes.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 2 * 2**30
 # A socket's path has at most 107 characters, and Ray's sockets lie up to 84 below the folder of temporary files.
 _LONGEST_TEMPORARY_FOLDER = 23
-_ANSWER_S = 10.0
+_CONNECT_S = 10.0
+_JOIN_S = 30
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 # Read by Ray when it is imported and inherited by every process it starts.
@@ -50,7 +52,7 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
     Inside another such block nothing is started. It ends with the block, and with this process if that is killed.
 
     Raises:
-        UsageError: if nothing answers at RAY_ADDRESS.
+        UsageError: if no cluster, or none with a live node, answers at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -94,14 +96,24 @@ def ray_cluster(*, num_actors: int) -> Generator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes, deaf to signals. Addresses without a port ("auto") are Ray's to resolve."""
+    """Asks there before this process does. Addresses without a port ("auto") are Ray's to resolve.
+
+    Raises:
+        UsageError: if there is no cluster.
+    """
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise UsageError(f"RAY_ADDRESS {address}: no Ray cluster answers there: {error}") from error
+    if seen := why_unreachable(address, timeout_s=_JOIN_S):
+        raise UsageError(
+            f"RAY_ADDRESS {address}: something listens there, but {seen}. Expected a cluster of this Ray, with the "
+            "token of RAY_AUTH_TOKEN if it asks for one and a live node on this machine; the output of `ray start` "
+            "says what became of it"
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Where a local cluster's files are, and which processes its watchdog takes for the cluster's."""
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -7,6 +8,7 @@ import tempfile
 import pytest
 
 from recipes.cluster import _short_folder, ray_cluster
+from recipes.cluster_nodes import why_unreachable
 from recipes.cluster_watchdog import processes_of
 from recipes.errors import UsageError
 
@@ -15,6 +17,12 @@ def test_an_address_where_no_cluster_answers_is_an_error_at_once(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UsageError, match=r"RAY_ADDRESS 127\.0\.0\.1:1: no Ray cluster answers there: .*refused"):
         ray_cluster(num_actors=1).__enter__()
+
+
+def test_something_else_that_listens_at_an_address_is_told_from_a_cluster_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        seen = why_unreachable(f"127.0.0.1:{other.getsockname()[1]}", timeout_s=3)
+    assert seen == "no node of a Ray cluster answered within 3 s"
 
 
 def test_files_are_in_the_folder_of_temporary_files_unless_a_sockets_path_would_be_too_long(monkeypatch, caplog):
