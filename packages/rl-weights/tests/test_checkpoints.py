@@ -1,6 +1,7 @@
 """Reading, inspecting, comparing and verifying, also of what is damaged."""
 
 import json
+import math
 import pickle
 import random
 import shutil
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_folder import write_model
 from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_weights import (
     CheckpointError,
@@ -23,6 +25,7 @@ from rl_weights import (
     verify_checkpoint,
 )
 from rl_weights.cli import main
+from rl_weights.diff import _distance
 from rl_weights.manifest import MANIFEST_FILE
 from rl_weights.torch_dist.reader import _read_metadata
 
@@ -90,6 +93,28 @@ def test_diff_tells_what_differs(pristine, tmp_path):
     assert found["model.layers.0.mlp.down_proj.weight"].what == "shape (32, 48) and (3, 3)"
     assert found["model.embed_tokens.weight"].what == "missing in the second"
     assert found["new"].what == "missing in the first"
+
+
+class LargestInFloat64(TorchDispatchMode):
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float64:
+            self.num_bytes = max(self.num_bytes, out.nbytes)
+        return out
+
+
+def test_differences_of_a_large_tensor_are_computed_piece_by_piece():
+    first = torch.zeros(3 * 2**20 + 5, dtype=torch.bfloat16)
+    second = first.clone()
+    second[0], second[2**20], second[-1] = 0.5, -1.0, 1.5
+    with LargestInFloat64() as largest:
+        assert _distance(first, second) == (1.5, 3.0 / first.numel())
+    assert 0 < largest.num_bytes <= 8 * 2**20
+    second[2**21] = math.nan
+    assert all(map(math.isnan, _distance(first, second)))
+    assert _distance(first[:0], first[:0]) == (0.0, 0.0)
 
 
 def test_verify_names_the_tensor_and_the_file_of_a_flipped_bit(copies):

@@ -1,13 +1,20 @@
 """What a conversion does to values: casts, refusals, float8."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_folder import FAMILIES, write_model
 
-from rl_weights import CheckpointError, HFCheckpoint, convert_hf_to_torch_dist, convert_torch_dist_to_hf
+from rl_weights import (
+    CheckpointError,
+    HFCheckpoint,
+    convert_hf_to_torch_dist,
+    convert_torch_dist_to_hf,
+    diff_checkpoints,
+)
 from rl_weights.hf.fp8 import Unquantized, dequantized
 
 WEIGHTS = "model.safetensors"
@@ -98,6 +105,22 @@ def test_float8_weights_are_multiplied_by_the_scales_of_their_blocks(tmp_path, q
     assert all(torch.equal(again[name], tensor) for name, tensor in quantised.items())
     config = json.loads((tmp_path / "again/config.json").read_text())
     assert "quantization_config" not in config, "what was written is not quantised"
+
+
+def test_a_folder_in_float8_is_compared_by_what_it_stands_for_but_with_another_by_its_bytes(tmp_path, quantised):
+    there_and_back(tmp_path)
+    hf = tmp_path / "hf"
+    for other in ("megatron", "again"):
+        for pair in ((hf, tmp_path / other), (tmp_path / other, hf)):
+            difference = diff_checkpoints(*pair)
+            assert difference.is_equal
+            assert difference.num_equal == len(quantised)
+    shutil.copytree(hf, tmp_path / "other")
+    tensors = load_file(hf / WEIGHTS)
+    tensors["model.layers.0.mlp.up_proj.weight_scale_inv"][0, 0] *= 2
+    save_file(tensors, tmp_path / "other" / WEIGHTS)
+    (found,) = diff_checkpoints(hf, tmp_path / "other").tensors
+    assert found.name == "model.layers.0.mlp.up_proj.weight_scale_inv"
 
 
 def test_blocks_of_128_are_scaled_where_they_meet():

@@ -9,9 +9,13 @@ import torch
 from rl_weights.checkpoint import Checkpoint, open_checkpoint
 from rl_weights.checksum import as_bytes
 from rl_weights.hf import HFCheckpoint
+from rl_weights.hf.fp8 import Unquantized, is_quantised
 from rl_weights.torch_dist.as_hf import TorchDistAsHF
 from rl_weights.torch_dist.names import is_of_model
 from rl_weights.torch_dist.reader import TorchDistCheckpoint
+
+_PIECE_ELEMENTS = 2**20
+"""Of which differences are computed at a time: in float64 a tensor of a large model takes many times its own size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,8 @@ def diff_checkpoints(
 ) -> CheckpointDiff:
     """Compares the models' tensors to the bit. Optimizer state is left out.
 
-    Where one is in Hugging Face format and the other is not, they are compared under the names of the former.
+    Where one is in Hugging Face format and the other is not, they are compared under the names of the former. Where one
+    is in float8 with scales and the other is not, what the former stands for is compared.
 
     Args:
         first: a checkpoint of either format.
@@ -60,12 +65,14 @@ def diff_checkpoints(
     return _diff(_seen_as(left, right), _seen_as(right, left), progress)
 
 
-type _Tensors = Checkpoint | TorchDistAsHF
+type _Tensors = Checkpoint | TorchDistAsHF | Unquantized
 
 
 def _seen_as(checkpoint: Checkpoint, other: Checkpoint) -> _Tensors:
     if isinstance(checkpoint, TorchDistCheckpoint) and isinstance(other, HFCheckpoint):
         return TorchDistAsHF(checkpoint, other.config)
+    if isinstance(checkpoint, HFCheckpoint) and is_quantised(checkpoint):
+        return checkpoint if isinstance(other, HFCheckpoint) and is_quantised(other) else Unquantized(checkpoint)
     return checkpoint
 
 
@@ -91,12 +98,18 @@ def _compare(name: str, left: _Tensors, right: _Tensors) -> TensorDiff | None:
     first, second = left.read(name), right.read(name)
     if left_dtype == right_dtype and torch.equal(as_bytes(first), as_bytes(second)):
         return None
-    distance = (first.to(torch.float64) - second.to(torch.float64)).abs()
+    max_abs, mean_abs = _distance(first, second)
     what = "values" if left_dtype == right_dtype else f"dtype {left_dtype} and {right_dtype}"
-    has_values = distance.numel() > 0
-    return TensorDiff(
-        name=name,
-        what=what,
-        max_abs=distance.max().item() if has_values else 0.0,
-        mean_abs=distance.mean().item() if has_values else 0.0,
-    )
+    return TensorDiff(name=name, what=what, max_abs=max_abs, mean_abs=mean_abs)
+
+
+def _distance(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:
+    """Maximum and mean of the absolute differences, in float64 piece by piece. NaN if one of them is; 0 of nothing."""
+    largest, total = torch.zeros((), dtype=torch.float64), 0.0
+    one, other = first.reshape(-1), second.reshape(-1)
+    for start in range(0, one.numel(), _PIECE_ELEMENTS):
+        piece = slice(start, start + _PIECE_ELEMENTS)
+        distance = (one[piece].to(torch.float64) - other[piece].to(torch.float64)).abs_()
+        largest = torch.maximum(largest, distance.max())
+        total += distance.sum().item()
+    return largest.item(), total / max(first.numel(), 1)

@@ -18,6 +18,11 @@ _QUANTISED = ("float8_e4m3fn", "float8_e5m2")
 _DEFAULT_DTYPE = "bfloat16"
 
 
+def is_quantised(folder: HFCheckpoint) -> bool:
+    """Whether a tensor of the folder is float8 and stands beside its scales."""
+    return any(dtype in _QUANTISED and name + _SCALE_SUFFIX in folder.specs for name, dtype, _ in folder.specs.values())
+
+
 class Unquantized:
     """The tensors of a folder, those in float8 as the dtype that config.json names. Others are handed on as they are.
 
