@@ -146,6 +146,17 @@ def test_a_quantisation_that_is_not_by_blocks_or_has_other_scales_is_refused(tmp
         Unquantized(HFCheckpoint(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "auto", 16])
+def test_float8_weights_become_no_dtype_but_a_larger_float(tmp_path, quantised, dtype):
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    for key in ("dtype", "torch_dtype"):
+        del config["dtype"]
+        config[key] = dtype
+        (tmp_path / "hf/config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=rf"config\.json: {key}: expected one of .*, got {dtype!r}"):
+            Unquantized(HFCheckpoint(tmp_path / "hf"))
+
+
 def test_a_float8_weight_without_its_scales_is_named(tmp_path, quantised):
     tensors = load_file(tmp_path / "hf" / WEIGHTS)
     del tensors["model.layers.0.mlp.up_proj.weight_scale_inv"]

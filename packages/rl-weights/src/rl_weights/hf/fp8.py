@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _SCALE_SUFFIX = "_scale_inv"
 _QUANTISED = ("float8_e4m3fn", "float8_e5m2")
 _DEFAULT_DTYPE = "bfloat16"
+_FLOATS = ("bfloat16", "float16", "float32")
+"""What weights in float8 may become."""
 
 
 def is_quantised(folder: HFCheckpoint) -> bool:
@@ -33,7 +35,8 @@ class Unquantized:
         folder: of a model.
 
     Raises:
-        CheckpointError: for another kind of quantisation, or a float8 tensor without its scales.
+        CheckpointError: for another kind of quantisation, a float8 tensor without its scales, or a dtype in config.json
+            that float8 weights cannot become.
     """
 
     def __init__(self, folder: HFCheckpoint) -> None:
@@ -42,8 +45,7 @@ class Unquantized:
         self.files: dict[str, Path] = folder.files
         self.config: Mapping[str, JsonValue] = folder.config
         self._block = _block_size(self.config)
-        dtype = self.config.get("dtype", self.config.get("torch_dtype"))
-        self._dtype = dtype if isinstance(dtype, str) else _DEFAULT_DTYPE
+        self._dtype = _full_dtype(self.config) if any(map(self._is_quantised, folder.specs)) else _DEFAULT_DTYPE
         self.specs: dict[str, TensorSpec] = {
             name: (name, self._dtype if self._is_quantised(name) else stored, shape)
             for name, stored, shape in folder.specs.values()
@@ -97,6 +99,18 @@ def dequantized(
         of_columns = scale.repeat_interleave(columns)[: weight.shape[1]]
         result[part] = (weight[part].float() * of_columns).to(result.dtype)
     return result
+
+
+def _full_dtype(config: Mapping[str, JsonValue]) -> str:
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    dtype = config.get(key)
+    if dtype is None:
+        return _DEFAULT_DTYPE
+    if not isinstance(dtype, str) or dtype not in _FLOATS:
+        raise CheckpointError(
+            f"config.json: {key}: expected one of {', '.join(_FLOATS)} for the float8 weights to become, got {dtype!r}"
+        )
+    return dtype
 
 
 def _block_size(config: Mapping[str, JsonValue]) -> tuple[int, int] | None:
