@@ -1,11 +1,12 @@
 """How a recipe ends: well, by a user's mistake, by a signal, or by a failure, each with its exit code."""
 
+import asyncio
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from recipes.arguments.usage import EXIT_CODE, exit_on_usage_error
 from recipes.errors import UsageError
@@ -14,6 +15,7 @@ from recipes.run_folder import CONFIG_FILE, RunFolder
 _INTERRUPTED = 130
 _STOPPED = 75
 """sysexits.h calls it EX_TEMPFAIL: the same command, with --resume, goes on. A batch script requeues its job then."""
+_POLL_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -28,7 +30,8 @@ class Stopped(KeyboardInterrupt):
 class StopAfterStep:
     """Within the block a first SIGTERM interrupts nothing: it asks the loop to save after its step, and to end.
 
-    A second one, and SIGINT, interrupt at once as they do elsewhere.
+    A second one, and SIGINT, interrupt at once as they do elsewhere. Before the first step there is nothing to save, so
+    the loop goes on until after it.
 
     Example:
         >>> with StopAfterStep() as stop:
@@ -51,13 +54,26 @@ class StopAfterStep:
             signal.signal(signal.SIGTERM, self._before)
 
     def end_if_asked(self, step: int) -> None:
-        """Ends the run if a signal asked for it; its checkpoint after `step` is written.
+        """Ends the run if a signal asked for it; its checkpoint after `step` is written, unless that is 0.
 
         Raises:
             Stopped: if it is to end.
         """
-        if self.is_asked:
+        if self.is_asked and step > 0:
             raise Stopped(f"stopped by SIGTERM after step {step}, whose checkpoint is written")
+
+    async def unless_asked[Result](self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """What the work gives; None if a signal asks for the end before it does, which cancels it."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                if self.is_asked:
+                    return None
+                await asyncio.wait([task], timeout=_POLL_S)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame

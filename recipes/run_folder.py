@@ -127,6 +127,14 @@ class RunFolder:
         with self._metrics.open("a") as out:
             out.write(json.dumps(record) + "\n")
 
+    def evaluated(self, step: int) -> set[str]:
+        """Names of the data sets that metrics.jsonl has an evaluation of after `step`."""
+        if not self._metrics.exists():
+            return set()
+        with self._metrics.open() as lines:
+            records = [json.loads(line) for line in lines]
+        return {record["data_set"] for record in records if (record["phase"], record["step"]) == ("eval", step)}
+
     def log_samples(self, samples: Sequence[Sample], *, step: int) -> None:
         """Appends one line per sample to samples.jsonl, the step in its metadata."""
         append_samples(

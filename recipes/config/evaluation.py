@@ -111,5 +111,7 @@ class EvalConfig:
         return dict(zip(self.eval_prompt_data[::2], self.eval_prompt_data[1::2], strict=True))
 
     def is_due(self, step: int, *, num_rollouts: int) -> bool:
-        """Whether an evaluation follows `step`, counted from 1; one always follows the last."""
+        """Whether an evaluation follows `step`, counted from 1; one always follows the last. 0: before the first."""
+        if step == 0:
+            return not self.skip_eval_before_train
         return step == num_rollouts or (self.eval_interval is not None and step % self.eval_interval == 0)

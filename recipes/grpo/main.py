@@ -82,8 +82,9 @@ class _GRPO:
         """Takes the steps `first_step` to the last, counted from 1, or until it is asked to stop."""
         job, last = self.job, self.job.num_rollouts
         await self.memory.to_generation(PhaseClock(), after_step=first_step - 1)
-        if first_step == 1 and not job.evaluation.skip_eval_before_train:
-            await self.evaluate(after_step=0)
+        if job.evaluation.is_due(first_step - 1, num_rollouts=last):  # of a resumed run, if it ended before this one
+            await self.evaluate(first_step - 1, stop)
+            stop.end_if_asked(first_step - 1)
         steps = range(first_step, last + 1)
         for step in self.console.track(steps, what="grpo", total=last, completed=first_step - 1):
             clock = PhaseClock()
@@ -108,9 +109,12 @@ class _GRPO:
             self.folder.log_rows(job.source.take_notes(), step=step)
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
             self.log(record, title=f"grpo {step}")
+            is_saved = job.run.is_save_due(step, num_steps=last)
+            if is_saved:
+                await self.save(step)
             if job.evaluation.is_due(step, num_rollouts=last):
-                await self.evaluate(after_step=step)
-            if job.run.is_save_due(step, num_steps=last) or stop.is_asked:
+                await self.evaluate(step, stop)
+            if stop.is_asked and not is_saved:
                 await self.save(step)
             stop.end_if_asked(step)
         await self.memory.to_training(PhaseClock())
@@ -133,11 +137,18 @@ class _GRPO:
             self.console.say(f"{error}\nwhat failed gets no prompts until it has a whole version")
         self.pool.set_policy_version(after_step + 1)
 
-    async def evaluate(self, *, after_step: int) -> None:
-        """Samples and grades every evaluation set."""
+    async def evaluate(self, after_step: int, stop: StopAfterStep) -> None:
+        """Samples and grades every evaluation set that was not after this step, until it is asked to stop."""
+        done = self.folder.evaluated(after_step)
         for eval_set in self.job.eval_sets:
-            grader = self.eval_graders[eval_set.name]
-            report = await evaluate_set(eval_set, self.pool, grader, self.job.rollout)
+            if eval_set.name in done:
+                continue
+            work = evaluate_set(eval_set, self.pool, self.eval_graders[eval_set.name], self.job.rollout)
+            # Before the first step there is no checkpoint that a resumed run could take up and evaluate.
+            report = await (stop.unless_asked(work) if after_step > 0 else work)
+            if report is None:
+                await self.pool.abort_all()
+                return
             self.log(eval_record(after_step, eval_set, report), title=f"eval {after_step}")
 
     def log(self, record: MetricsLine, *, title: str) -> None:

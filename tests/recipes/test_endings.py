@@ -3,6 +3,7 @@
 Those of which a part dies are on real data, where it is there: half a run on it has come as far as a whole one.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from recipes.ending import run_to_its_end, telling_how_to_resume
+from recipes.ending import StopAfterStep, Stopped, run_to_its_end, telling_how_to_resume
 from recipes.errors import UsageError
 from recipes.run_folder import RunFolder
 from rl_train.megatron.checkpoint_folder import TRACKER, latest_checkpoint
@@ -53,6 +54,29 @@ def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(tmp_p
             pytest.fail("the signal was not heard")
 
     assert run_to_its_end("recipe", lambda: None, run) == code
+
+
+def test_work_that_is_under_way_when_a_signal_asks_for_the_end_is_given_up():
+    ended: list[str] = []
+
+    async def evaluate(seconds):
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(f"{seconds} s")
+        return "report"
+
+    async def run(stop):
+        assert await stop.unless_asked(evaluate(0.01)) == "report"
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        assert await stop.unless_asked(evaluate(60)) is None
+
+    with StopAfterStep() as stop:
+        asyncio.run(run(stop))
+        assert ended == ["0.01 s", "60 s"]
+        stop.end_if_asked(0)  # no step: no checkpoint to go on from
+        with pytest.raises(Stopped, match="after step 3, whose checkpoint is written"):
+            stop.end_if_asked(3)
 
 
 def test_what_the_user_can_mend_is_one_message_also_where_the_cluster_shows_it(capsys):

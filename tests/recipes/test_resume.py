@@ -27,6 +27,15 @@ def assert_same_but_for_rounding(found, expected, key):
         assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=0, abs=1e-5)
 
 
+def forget_evaluation(run_dir, step):
+    """Takes the evaluations after a step out of metrics.jsonl; returns how many there were."""
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    kept = [line for line in lines if '"phase": "eval"' not in line or json.loads(line)["step"] != step]
+    metrics.write_text("".join(f"{line}\n" for line in kept))
+    return len(lines) - len(kept)
+
+
 def assert_memory_moved(run_dir, out):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "grpo"]
@@ -54,7 +63,7 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(
 
     # There weights come over gloo; here as bytes by way of Ray until the run is killed, and as deltas on a disk after.
     killed = start(grpo(inputs, tmp_path / "run", "--check-weight-update-equal"))
-    killed.wait_for("grpo 2 ")
+    killed.wait_for("eval 3 ")
     killed.send(signal.SIGSTOP)  # so that it does not end while it is looked at
     assert [part for part in PARTS if not killed.find(part)] == []
     check_that_strangers_are_kept_out(killed)
@@ -63,6 +72,7 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(
     assert killed.left_after(15) == []
     assert list(killed.tmp.glob("rl-*")) == []
     assert len(records(tmp_path / "run")) < len(expected)
+    assert forget_evaluation(tmp_path / "run", 3) == 1  # as if it had been killed before: the checkpoint comes first
 
     disk = ("--update-weight-transport", "disk", "--update-weight-mode", "delta", "--check-weight-update-equal")
     interrupted = start(grpo(inputs, tmp_path / "run", "--resume", *disk))
