@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
+from recipes.devices import check_gpus, where_they_run
 from recipes.grpo.config import GRPOJob
 from recipes.grpo.external import external_engines
 from recipes.seats import LOOPBACK, EngineSeat, Seats, seats_of_engines, take_seats
@@ -57,6 +58,13 @@ def start_engines(spec: EngineSpec, *, num_engines: int, console: StepConsole) -
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(num_actors=num_engines))
         seats = seats_of_engines(num_engines, num_gpus=spec.num_gpus)
+        has_gpus = any(seat.num_gpus for seat in seats)
+        check_gpus(has_gpus=has_gpus)
+        console.say(
+            where_they_run(
+                num_ranks=0, num_engines=num_engines, gpus_per_engine=spec.num_gpus, has_gpus=has_gpus, is_shared=False
+            )
+        )
         engines: list[RayEngine | HTTPEngine] = []
         stack.callback(_close_all, engines)
         for index, seat in enumerate(seats):
@@ -83,6 +91,16 @@ def start_processes(job: GRPOJob, console: StepConsole) -> Generator[Processes]:
                 job.trainer_placement,
                 num_engines=num_engines,
                 gpus_per_engine=placement.rollout_num_gpus_per_engine,
+                is_shared=placement.colocate,
+            )
+        )
+        check_gpus(has_gpus=seats.num_gpus > 0)
+        console.say(
+            where_they_run(
+                num_ranks=num_ranks,
+                num_engines=num_engines,
+                gpus_per_engine=placement.rollout_num_gpus_per_engine,
+                has_gpus=seats.num_gpus > 0,
                 is_shared=placement.colocate,
             )
         )

@@ -8,6 +8,7 @@ from recipes.bad_rows import tell_bad_rows
 from recipes.clock import PhaseClock
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
+from recipes.devices import check_gpus, where_they_run
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
 from recipes.run_folder import RunFolder
@@ -100,6 +101,9 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
         ray_cluster(num_actors=world_size),
         take_seats(job.trainer_placement, num_engines=0, is_shared=False) as seats,
     ):
+        has_gpus = seats.num_gpus > 0
+        check_gpus(has_gpus=has_gpus)
+        console.say(where_they_run(num_ranks=world_size, num_engines=0, has_gpus=has_gpus, is_shared=False))
         from rl_train.ray import TrainerGroup
 
         trainer = TrainerGroup.start(
