@@ -54,7 +54,10 @@ class Job:
             "OMP_NUM_THREADS": "1",
             **{name: str(value) for name, value in settings.items()},
         }
+        self.number = number
         self.num_starts = 0
+        self.left: list[str] = []
+        """Names of the processes that the script left to SLURM when it ended last."""
         self._start()
 
     @property
@@ -77,6 +80,7 @@ class Job:
         """Waits for the script, takes its steps down as SLURM does, and starts it anew if it was requeued."""
         while True:
             code = self._process.wait(timeout_s)
+            self.left = [process.name() for process in self._processes()]
             self._take_down()
             if not self._requeued.exists():
                 return code
@@ -97,16 +101,19 @@ class Job:
 
     def _take_down(self) -> None:
         """SIGTERM, and SIGKILL a little later, to every process that has this job's number in its environment."""
-        mark = ("SLURM_JOB_ID", self._environment["SLURM_JOB_ID"])
         deadline = time.monotonic() + _GONE_WITHIN_S
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            while left := [process for process in psutil.process_iter() if _has(process, *mark)]:
+            while left := self._processes():
                 for process in left:
                     with suppress(psutil.Error):
                         process.send_signal(sign)
                 time.sleep(_POLL_S)
                 if sign == signal.SIGTERM and time.monotonic() > deadline:
                     break
+
+    def _processes(self) -> list[psutil.Process]:
+        mark = ("SLURM_JOB_ID", self._environment["SLURM_JOB_ID"])
+        return [process for process in psutil.process_iter() if _has(process, *mark)]
 
 
 def _has(process: psutil.Process, name: str, value: str) -> bool:

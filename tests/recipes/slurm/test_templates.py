@@ -1,36 +1,13 @@
 """The batch files, run for real on the tiny model: one node and two, warned of the time limit and requeued once."""
 
-import itertools
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.recipes.short_runs import GRPO_FLAGS, NUM_GRPO_STEPS, NUM_SFT_STEPS, SFT_FLAGS, records, weights
-from tests.recipes.slurm.batch import NODES, ROOT, Job
-
-TEMPLATES = ROOT / "recipes" / "slurm"
-# Of their own for each process of tests, since a job's port follows from its number.
-NUMBERS = itertools.count(100 * os.getpid())
-
-
-@pytest.fixture
-def submit(tmp_path) -> Iterator[Callable[..., Job]]:
-    jobs: list[Job] = []
-
-    def submit_one(name, words=(), *, nodes=NODES[:1], **settings) -> Job:
-        paths = {"VENV": Path(sys.prefix), "LOGS": tmp_path / "logs", "RUN_DIR": tmp_path / "run"}
-        settings = {**paths, **settings}
-        script = TEMPLATES / name
-        jobs.append(Job(script, words, nodes=nodes, settings=settings, folder=tmp_path, number=next(NUMBERS)))
-        return jobs[-1]
-
-    yield submit_one
-    for job in jobs:
-        job.clean_up()
+from tests.recipes.slurm.batch import NODES
+from tests.recipes.slurm.conftest import TEMPLATES
 
 
 @pytest.mark.slow
