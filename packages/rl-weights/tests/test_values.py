@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_folder import FAMILIES, write_model
+from tiny_folder import FAMILIES, quantise, write_model
 
 from rl_weights import (
     CheckpointError,
@@ -64,32 +64,6 @@ def test_values_that_would_be_lost_or_are_unwanted_are_refused(tmp_path, value, 
     with pytest.raises(CheckpointError, match=message):
         convert_torch_dist_to_hf(tmp_path / "as_it_is", tmp_path / "hf", tmp_path / "again", **settings)
     assert not (tmp_path / "again").exists()
-
-
-def quantise(folder, block=(16, 16)):
-    """Makes the weights of the layers float8 with scales, as in Qwen's FP8 folders; returns what they stand for."""
-    tensors = load_file(folder / WEIGHTS)
-    stored, meant = {}, {}
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in tensors.items():
-        if tensor.ndim == 1 or "layers" not in name:
-            stored[name] = meant[name] = tensor.to(torch.bfloat16)
-            continue
-        rows, columns = (-(-size // step) for size, step in zip(tensor.shape, block, strict=True))
-        stored[name] = tensor.to(torch.float8_e4m3fn)
-        scales = 0.01 + torch.rand(rows, columns, generator=generator)
-        stored[f"{name}_scale_inv"] = scales
-        meant[name] = torch.empty(tensor.shape, dtype=torch.bfloat16)
-        for row in range(tensor.shape[0]):
-            for column in range(tensor.shape[1]):
-                scale = scales[row // block[0], column // block[1]]
-                meant[name][row, column] = (stored[name][row, column].float() * scale).to(torch.bfloat16)
-    save_file(stored, folder / WEIGHTS)
-    config = json.loads((folder / "config.json").read_text())
-    quantization = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": list(block)}
-    config |= {"dtype": "bfloat16", "quantization_config": quantization}
-    (folder / "config.json").write_text(json.dumps(config))
-    return meant
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rl_weights.rules import rules_for
 
@@ -86,3 +86,29 @@ def write_model(folder, *, family="qwen3", dtype=torch.float32, seed=0, extra=No
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     save_file({**tensors, **(extra or {})}, folder / "model.safetensors", metadata={"format": "pt"})
     return tensors
+
+
+def quantise(folder, block=(16, 16)):
+    """Makes the weights of the layers float8 with scales, as in Qwen's FP8 folders; returns what they stand for."""
+    tensors = load_file(folder / "model.safetensors")
+    stored, meant = {}, {}
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1 or "layers" not in name:
+            stored[name] = meant[name] = tensor.to(torch.bfloat16)
+            continue
+        rows, columns = (-(-size // step) for size, step in zip(tensor.shape, block, strict=True))
+        stored[name] = tensor.to(torch.float8_e4m3fn)
+        scales = 0.01 + torch.rand(rows, columns, generator=generator)
+        stored[f"{name}_scale_inv"] = scales
+        meant[name] = torch.empty(tensor.shape, dtype=torch.bfloat16)
+        for row in range(tensor.shape[0]):
+            for column in range(tensor.shape[1]):
+                scale = scales[row // block[0], column // block[1]]
+                meant[name][row, column] = (stored[name][row, column].float() * scale).to(torch.bfloat16)
+    save_file(stored, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    quantization = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": list(block)}
+    config |= {"dtype": "bfloat16", "quantization_config": quantization}
+    (folder / "config.json").write_text(json.dumps(config))
+    return meant

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_weights.errors import CheckpointError
+from rl_weights.hf import HFCheckpoint
+from rl_weights.hf.fp8 import Unquantized
+from rl_weights.new_folder import sync_folder
 
 _READ_BYTES = 2**24
 
@@ -27,27 +30,47 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """Runs of `cp -r`, before and after the conversion that they are held against."""
+
+    seconds: float
+    """As `cp` ends: the system may still hold what it wrote in memory. Mean of the runs."""
+    flushed_seconds: float
+    """Until what it wrote is on the disk, as a conversion's output is when it ends. Mean of the runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionBench:
     """Both directions, each beside a copy of what it read, in the same minutes on the same disk."""
 
     num_bytes: int
     """Of the model folder."""
-    copy_hf: Measured
+    copy_hf: Copied
     to_torch_dist: Measured
-    copy_torch_dist: Measured
+    copy_torch_dist: Copied
     to_hf: Measured
     is_exact: bool
-    """Whether the model that came back is equal to the bit."""
+    """Whether the model that came back is equal to the bit: to what it stands for, if its weights are float8."""
 
     @property
     def to_torch_dist_over_copy(self) -> float:
-        """Times of `cp -r` that the conversion to torch_dist took."""
+        """Times of `cp -r`, not flushed, that the conversion to torch_dist took."""
         return self.to_torch_dist.seconds / self.copy_hf.seconds
 
     @property
+    def to_torch_dist_over_flushed_copy(self) -> float:
+        """The same, over `cp -r` and its flush."""
+        return self.to_torch_dist.seconds / self.copy_hf.flushed_seconds
+
+    @property
     def to_hf_over_copy(self) -> float:
-        """Times of `cp -r` that the conversion back took."""
+        """Times of `cp -r`, not flushed, that the conversion back took."""
         return self.to_hf.seconds / self.copy_torch_dist.seconds
+
+    @property
+    def to_hf_over_flushed_copy(self) -> float:
+        """The same, over `cp -r` and its flush."""
+        return self.to_hf.seconds / self.copy_torch_dist.flushed_seconds
 
     @property
     def peak_bytes(self) -> int:
@@ -59,17 +82,21 @@ def bench_conversion(hf_checkpoint: Path | str, work: Path | str) -> ConversionB
     """Converts a model folder there and back by the command line, each time between two runs of `cp -r`.
 
     Before each run what it reads is read once, so that none finds in memory what another did not. Conversions flush
-    what they write, and copies are removed before the next run, so that none waits for another's. Everything that was
-    made is removed.
+    what they write, and copies are flushed too, which is timed by itself, and removed before the next run, so that none
+    waits for another's. Everything that was made is removed.
 
     Args:
         hf_checkpoint: model folder in Hugging Face format.
         work: folder to write in; needs three times the space of the model.
 
     Raises:
-        CheckpointError: if there is not enough space, or a conversion fails.
+        CheckpointError: for what is no model folder or no folder to write in, if there is not enough space, or if a
+            conversion fails.
     """
     source = Path(hf_checkpoint).absolute()
+    Unquantized(HFCheckpoint(source))  # before anything is copied
+    if not Path(work).is_dir() or not os.access(work, os.W_OK):
+        raise CheckpointError(f"{work}: expected a folder to write in")
     num_bytes = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
     free = shutil.disk_usage(work).free
     if free < 3.2 * num_bytes:
@@ -96,15 +123,20 @@ def bench_conversion(hf_checkpoint: Path | str, work: Path | str) -> ConversionB
     )
 
 
-def _copy(source: Path, target: Path) -> Measured:
+def _copy(source: Path, target: Path) -> Copied:
     with _removed(target):
-        return _measure(source, ["cp", "-r", str(source), str(target)])
+        seconds = _measure(source, ["cp", "-r", str(source), str(target)]).seconds
+        started = time.perf_counter()
+        sync_folder(target)
+        return Copied(seconds=seconds, flushed_seconds=seconds + time.perf_counter() - started)
 
 
-def _mean(first: Measured, second: Measured) -> Measured:
-    """Of a command before and after the one that it is held against, on a machine that others may load."""
-    seconds = (first.seconds + second.seconds) / 2
-    return Measured(seconds=seconds, peak_bytes=max(first.peak_bytes, second.peak_bytes))
+def _mean(first: Copied, second: Copied) -> Copied:
+    """Of a copy before and one after what it is held against, on a machine that others may load."""
+    return Copied(
+        seconds=(first.seconds + second.seconds) / 2,
+        flushed_seconds=(first.flushed_seconds + second.flushed_seconds) / 2,
+    )
 
 
 def _convert(source: Path, *arguments: str) -> Measured:

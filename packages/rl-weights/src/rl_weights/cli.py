@@ -20,6 +20,7 @@ from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.progress_bar import bytes_bar, count_bar
 
 if TYPE_CHECKING:
+    from rl_weights.bench import ConversionBench
     from rl_weights.convert import ConvertReport
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -263,14 +264,19 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(bench), indent=1))
     else:
-        print(f"{arguments.hf_checkpoint}: {decimal(bench.num_bytes)}")
-        for what, run, copy in (
-            ("HF -> torch_dist", bench.to_torch_dist, bench.copy_hf),
-            ("torch_dist -> HF", bench.to_hf, bench.copy_torch_dist),
-        ):
-            print(
-                f"{what}: {run.seconds:.1f} s, {run.seconds / copy.seconds:.2f} x cp -r ({copy.seconds:.1f} s), "
-                f"peak memory {decimal(run.peak_bytes)}"
-            )
-        print("the model that came back is equal to the bit" if bench.is_exact else "the model that came back differs")
+        _print_bench(arguments.hf_checkpoint, bench)
     return 0 if bench.is_exact else 1
+
+
+def _print_bench(hf_checkpoint: str, bench: "ConversionBench") -> None:
+    print(f"{hf_checkpoint}: {decimal(bench.num_bytes)}")
+    for what, run, copy in (
+        ("HF -> torch_dist", bench.to_torch_dist, bench.copy_hf),
+        ("torch_dist -> HF", bench.to_hf, bench.copy_torch_dist),
+    ):
+        print(
+            f"{what}: {run.seconds:.1f} s, flushed to the disk; peak memory {decimal(run.peak_bytes)}\n"
+            f"  {run.seconds / copy.flushed_seconds:.2f} x cp -r and its flush ({copy.flushed_seconds:.1f} s), "
+            f"{run.seconds / copy.seconds:.2f} x cp -r alone ({copy.seconds:.1f} s)"
+        )
+    print("the model that came back is equal to the bit" if bench.is_exact else "the model that came back differs")

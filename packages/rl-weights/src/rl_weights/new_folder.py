@@ -31,10 +31,10 @@ def new_folder(target: Path) -> Generator[Path]:
             cleanup.callback(shutil.rmtree, partial, ignore_errors=True)
             _empty(partial)
             yield partial
-            _sync(partial)
+            sync_folder(partial)
             _refuse_existing(target)
             partial.rename(target)
-            _sync_folder(target.parent)
+            _sync_entries(target.parent)
         except OSError as error:
             raise CheckpointError(f"{target}: not written: {error}") from error
 
@@ -62,17 +62,18 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Waits until everything in the folder is on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         else:
-            _sync_folder(path)
-    _sync_folder(folder)
+            _sync_entries(path)
+    _sync_entries(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_entries(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
