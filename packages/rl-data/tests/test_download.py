@@ -19,6 +19,7 @@ from rl_data.cli import main
 from rl_data.hub import download
 from rl_data.hub.checks import check_model
 from rl_data.rows import open_rows
+from rl_data.rows.unfinished import note_unfinished
 
 pytest.importorskip("huggingface_hub")
 
@@ -87,6 +88,7 @@ import json, sys
 from rl_data import DataError
 from rl_data.order import RowCursor
 from rl_data.rows import open_rows
+from rl_data.rows.unfinished import note_unfinished
 
 state_at = sys.argv.pop(1)
 rows = open_rows("hub:some/questions")
@@ -293,6 +295,39 @@ def test_a_killed_download_passes_for_nothing_and_goes_on_where_it_ended(
     assert (tmp_path / "large.jsonl").read_bytes() == data["large.jsonl"]
     assert len(open_rows(str(tmp_path))) == 30 * 24
     assert not list(part.parent.iterdir())
+
+
+def test_an_update_that_was_broken_off_is_refused_although_every_file_is_there(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert fetch(hub, "some/parts", tmp_path) == 0
+    newer = PROMPTS.replace(b"+1?", b"+0?")
+    hub.repos["datasets/some/parts"] |= {"b.jsonl": newer, "c.jsonl": newer + newer}
+    hub.fails_after = len(PROMPTS)  # b comes whole, and c does not
+    assert fetch(hub, "some/parts", tmp_path) == 2
+    assert (tmp_path / "b.jsonl").read_bytes() == newer
+    assert (tmp_path / "c.jsonl").read_bytes() == PROMPTS + PROMPTS
+    message = r"of some/parts was not finished, c\.jsonl is there as it was before it: `rl-data download some/parts"
+    for source in (str(tmp_path), f"{tmp_path}/*.jsonl"):
+        with pytest.raises(DataError, match=message):
+            open_rows(source)
+    capsys.readouterr()
+    hub.fails_after = None
+    assert fetch(hub, "some/parts", tmp_path) == 0
+    assert "1 files fetched, 2 were there" in capsys.readouterr().out
+    assert len(open_rows(str(tmp_path))) == 120
+
+
+def test_a_pattern_is_refused_where_a_file_of_it_has_not_come_in_whatever_folder(tmp_path: Path):
+    for name in ("a/x.jsonl", "a/deep/x.jsonl", "c/x.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PROMPTS)
+    note_unfinished(tmp_path, "some/folders", ["b/y.jsonl", "README.md"], command="rl-data download some/folders")
+    for pattern in ("**/*.jsonl", "*/*.jsonl", "[a-b]/*", "*", "b/*.jsonl", "**/y.*"):
+        with pytest.raises(DataError, match=r"of some/folders was not finished, (b/)?y\.jsonl is missing: `rl-data"):
+            open_rows(f"{tmp_path}/{pattern}")
+    for pattern, num_rows in (("a/**/*.jsonl", 60), ("[ac]/*.jsonl", 60), ("**/x.jsonl", 90), ("a/x*", 30)):
+        assert len(open_rows(f"{tmp_path}/{pattern}")) == num_rows
 
 
 def test_the_folder_of_a_model_that_has_not_come_whole_is_refused(

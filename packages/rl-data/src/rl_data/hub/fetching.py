@@ -50,24 +50,21 @@ class Fetcher:
     def fetch_all(self, files: Sequence[HubFile]) -> int:
         """Makes FOLDER/PATH each of the files; returns how many were not there already. Shows progress bars.
 
-        From the first byte to the last the folder is one that is not finished (`rl_data.rows.unfinished`).
+        From the first byte to the last the folder is one that is not finished (`rl_data.rows.unfinished`), also where
+        it has all files in an older revision.
 
         Raises:
             DataError: if one cannot be fetched or written, or what came is not what the hub said.
         """
-        num_fetched = 0
-        for file in files:
-            if is_whole(self._folder / file.path, file):
-                continue
-            if num_fetched == 0:
-                with hub_errors(self._name):
-                    paths = [file.path for file in files]
-                    note_unfinished(self._folder, self._name, paths, command=self._command)
+        pending = [file for file in files if not is_whole(self._folder / file.path, file)]
+        for number, file in enumerate(pending):
+            with hub_errors(self._name):
+                paths = [owed.path for owed in pending[number:]]
+                note_unfinished(self._folder, self._name, paths, command=self._command)
             self._fetch(file)
-            num_fetched += 1
         with hub_errors(self._name):
             note_finished(self._folder, self._name)
-        return num_fetched
+        return len(pending)
 
     def _fetch(self, file: HubFile) -> None:
         """Logs a line at the end, for where no bar is shown."""

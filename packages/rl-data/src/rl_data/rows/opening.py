@@ -1,8 +1,9 @@
 """What `--prompt-data` may name: files, folders, patterns, hub data sets, and slices of any of them."""
 
+import fnmatch
 import glob
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 from rl_data.errors import DataError
@@ -49,19 +50,41 @@ def _open_files(source: str) -> RowFile:
     elif path.exists() or not glob.has_magic(source):
         parts = [_open_file(path)]
     else:
+        _check_pattern(path)
         found = sorted(glob.glob(source, recursive=True))
         files = [file for one in found for file in (_files_of_folder(Path(one)) if Path(one).is_dir() else [Path(one)])]
         if not files:
             raise DataError(f"{source}: expected files of this pattern, found none")
-        for folder in {file.parent: None for file in files}:
-            _check_beside(folder, {file.suffix for file in files if file.parent == folder})
         parts = [_open_file(file) for file in files]
     return RowChain(parts) if len(parts) > 1 else parts[0]
 
 
-def _check_beside(folder: Path, endings: Collection[str]) -> None:
-    """Raises DataError if a download still owes the folder itself a file with one of the endings."""
-    check_finished(folder, lambda missing: missing.parent == folder.resolve() and missing.suffix in endings)
+def _check_pattern(pattern: Path) -> None:
+    """Raises DataError if a download still owes a file of the pattern, or one of a folder that is of the pattern."""
+    num_plain = next(number for number, part in enumerate(pattern.parts) if glob.has_magic(part))
+    base, wanted = Path(*pattern.parts[:num_plain]), pattern.parts[num_plain:]
+
+    def is_wanted(owed: Path) -> bool:
+        names = owed.relative_to(base.resolve()).parts
+        in_a_folder = bool(_format_of(owed)) and any(
+            _is_of_pattern(names[:length], wanted) for length in range(1, len(names))
+        )
+        return in_a_folder or _is_of_pattern(names, wanted)
+
+    check_finished(base, is_wanted)
+
+
+def _is_of_pattern(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether `glob` would find a path of these names by a pattern of these parts. Path.full_match of Python 3.13."""
+    if not pattern:
+        return not names
+    if pattern[0] == "**" and _is_of_pattern(names, pattern[1:]):
+        return True
+    if not names or (names[0][0] == "." and pattern[0][0] != "."):
+        return False
+    if pattern[0] == "**":
+        return _is_of_pattern(names[1:], pattern)
+    return fnmatch.fnmatchcase(names[0], pattern[0]) and _is_of_pattern(names[1:], pattern[1:])
 
 
 def _files_of_folder(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import msgspec
 from rl_data.errors import DataError
 
 PLACE = Path(".rl-data", "download")
-"""In the folder: files that have not come whole, and for each unfinished download a note of all files that it gives."""
+"""In the folder: files that have not come whole, and for each unfinished download a note of those it still owes."""
 _ENDING = ".unfinished"
 
 
@@ -22,6 +22,9 @@ class _Note(msgspec.Struct, frozen=True):
 
 def note_unfinished(folder: Path, name: str, files: Sequence[str], *, command: str) -> None:
     """Notes that a repository of the hub is being downloaded into the folder, and the command that does it.
+
+    Args:
+        files: what has not come yet; of some there may be an older revision in the folder.
 
     Raises:
         OSError: if that cannot be written.
@@ -42,7 +45,7 @@ def check_finished(folder: Path, is_wanted: Callable[[Path], bool]) -> None:
     """Does nothing if no download into the folder, or into one above it, still owes it a file that is wanted.
 
     Args:
-        is_wanted: told of a file that is not there.
+        is_wanted: told of a file that is owed, whether or not an older revision of it is there.
 
     Raises:
         DataError: naming the first such file, and the command that goes on.
@@ -56,12 +59,13 @@ def check_finished(folder: Path, is_wanted: Callable[[Path], bool]) -> None:
                 continue
             except (OSError, msgspec.MsgspecError) as error:
                 raise DataError(f"{path}: not a readable note of an unfinished download: {error}") from error
-            missing = [base / file for file in note.files if not (base / file).exists()]
-            wanted = [file for file in missing if whole in file.parents and is_wanted(file)]
-            if wanted:
+            owed = [base / file for file in note.files]
+            wanted = next((file for file in owed if whole in file.parents and is_wanted(file)), None)
+            if wanted is not None:
+                state = "is there as it was before it" if wanted.exists() else "is missing"
                 raise DataError(
-                    f"{folder}: the download of {note.name} was not finished, {wanted[0].relative_to(whole)} is "
-                    f"missing: `{note.command} --to {base}` goes on with it"
+                    f"{folder}: the download of {note.name} was not finished, {wanted.relative_to(whole)} {state}: "
+                    f"`{note.command} --to {base}` goes on with it"
                 )
 
 
