@@ -381,3 +381,19 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
         assert message in error
         assert error.startswith("rl-data: ")
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["render", "--colour", "always"], "unknown flag --colour; did you mean --color?"),
+        (["grade", "--label=answer"], "unknown flag --label; did you mean --label-key?"),
+    ],
+)
+def test_a_flag_that_is_misspelt_or_shortened_is_refused_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -135,6 +135,25 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(tmp_path, capsys,
     assert not (tmp_path / "OUT").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hf-chekpoint", "hf", "--save", "OUT"], "unknown flag --hf-chekpoint; did you mean --hf-checkpoint?"),
+        (
+            ["--hf-checkpoint", "hf", "--save", "OUT", "--tensor-model=2"],
+            "unknown flag --tensor-model; did you mean --tensor-model-parallel-size?",
+        ),
+        (["--hf-checkpoint", "hf", "--sav", "OUT"], "unknown flag --sav; did you mean --save or --save-hf?"),
+        (["--qqq"], "unknown flag --qqq\n"),
+    ],
+)
+def test_a_flag_that_is_misspelt_or_shortened_is_refused_with_the_nearest(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["convert", *words])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_no_direction_or_two_are_usage_errors(capsys):
     for words in ([], ["--save", "a", "--save-hf", "b"]):
         with pytest.raises(SystemExit) as caught:

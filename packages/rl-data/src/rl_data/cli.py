@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rl_data.commands import download, grade, prepare, render, stats
 from rl_data.errors import RLDataError
+from rl_data.whole_flags import parse_whole_flags
 
 _COMMANDS = {
     "download": (download, "fetch a model or a data set from the Hugging Face hub, and check it"),
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (command, text) in _COMMANDS.items():
         command.add_parser(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."))
-    arguments = parser.parse_args(argv)
+    arguments = parse_whole_flags(parser, commands.choices, argv)
     try:
         _COMMANDS[arguments.command][0].run(arguments)
     except RLDataError as error:

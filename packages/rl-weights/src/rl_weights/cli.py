@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from rich.filesize import decimal
 from rl_weights.errors import CheckpointError, RLWeightsError
 from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.progress_bar import bytes_bar, count_bar
+from rl_weights.whole_flags import parse_whole_flags
 
 if TYPE_CHECKING:
     from rl_weights.bench import ConversionBench
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; for `diff`, equal; for `verify`, whole. 1: different, or not whole. 2: after one message about what the
     user can mend. 130: interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    parser, by_name = _parser()
+    arguments = parse_whole_flags(parser, by_name, argv)
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "convert": _convert,
         "inspect": _inspect,
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The whole, and that of each command."""
     parser = argparse.ArgumentParser(prog="rl-weights", description="Checkpoints of language models.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_convert(commands.add_parser("convert", help="Hugging Face to torch_dist (--save), or back (--save-hf)"))
@@ -87,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--hf-checkpoint", required=True, metavar="DIR", help="model folder")
     bench.add_argument("--work", default=".", metavar="DIR", help="where to write, and then remove (default: here)")
     bench.add_argument("--json", action="store_true", help="print JSON")
-    return parser
+    return parser, commands.choices
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
