@@ -118,12 +118,16 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
 def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
     """Says after an interrupt or a failure what goes on from the last checkpoint.
 
+    What the user can mend is a message of its own, with nothing in front: the same command goes on once it is mended.
+
     Raises:
         Stopped: for Terminated, where there is a checkpoint: also a run that starts again or writes its final model
             goes on after a requeue.
     """
     try:
         yield
+    except UsageError:
+        raise
     except (KeyboardInterrupt, Exception) as ended:  # raised again: whatever ended the run, the user needs this next
         if folder.has_checkpoint:
             hint = f"goes on from the last checkpoint with: {program} --config {folder.path / CONFIG_FILE} --resume"

@@ -175,9 +175,18 @@ def _check_same_settings(config_file: Path, config_text: str) -> None:
     for name in sorted(before.keys() | now.keys()):
         if name in _FREE_ON_RESUME or name.endswith(_FREE_SUFFIXES) or before.get(name) == now.get(name):
             continue
+        title, now_title = _title(config_file.read_text(encoding="utf-8")), _title(config_text)
+        of = f" (of {title}, this is {now_title})" if title and title != now_title else ""
         raise UsageError(
-            f"--resume: {config_file} says {name}: {before.get(name, 'nothing')}, now it is {now.get(name, 'nothing')}"
+            f"--resume: {config_file}{of} says {name}: {before.get(name, 'nothing')}, now it is "
+            f"{now.get(name, 'nothing')}"
         )
+
+
+def _title(config_text: str) -> str:
+    """The recipe and its presets, as the first line of a resolved configuration says; "" where it does not."""
+    _, begin, rest = config_text.partition("\n")[0].partition("# python -m ")
+    return f"python -m {rest}" if begin else ""
 
 
 def _step_of(line: str) -> int:

@@ -33,6 +33,8 @@ class ParsedArguments:
     """With the prefix."""
     given: Mapping[str, Given]
     """Every flag that was given, with where."""
+    title: str
+    """The recipe and its presets, for example "python -m recipes.grpo --preset tiny_math"."""
 
     def get[T](self, config: type[T]) -> T:
         """The instance of one of the recipe's dataclasses."""
@@ -99,7 +101,19 @@ def parse_arguments(
         megatron_argv=tuple(_joined(by_kind[Kind.MEGATRON])),
         sglang_argv=tuple(_joined(by_kind[Kind.SGLANG])),
         given=given,
+        title=_title(program, argv),
     )
+
+
+def _title(program: str, argv: Sequence[str]) -> str:
+    """A resolved configuration, read without a preset of its own, is still that of the preset on its first line."""
+    words = from_command_line(argv)
+    presets = [f"--preset {_one_value(word)}" for word in words if word.flag == "--preset"]
+    files = [_one_value(word) for word in words if word.flag == "--config"]
+    if presets or not files:
+        return " ".join([program, *presets])
+    first_line = Path(files[-1]).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return first_line if first_line.startswith(f"{program} --preset ") else program
 
 
 def _all_given(argv: Sequence[str], presets_dir: Path, needless: Mapping[str, Mapping[str, str]]) -> dict[str, Given]:

@@ -17,6 +17,8 @@ _NOT_IN_YAML = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udff
 def resolved_yaml(parsed: ParsedArguments) -> str:
     """Every flag of ours with its value, defaults included, and the flags that Megatron and SGLang were given.
 
+    The first line is a comment with the recipe and its presets.
+
     Fields with metadata {"saved": False} are left out, such as --resume: they say how to start, not what to run.
     A setting that two configurations share stands once.
     """
@@ -28,7 +30,7 @@ def resolved_yaml(parsed: ParsedArguments) -> str:
         sections.append(((config.__doc__ or config.__name__).partition("\n")[0].rstrip("."), values))
     sections.append(("Megatron", _foreign_values(parsed.megatron_argv)))
     sections.append(("SGLang", _foreign_values(parsed.sglang_argv)))
-    return "\n".join(
+    return f"# {parsed.title}\n\n" + "\n".join(
         "\n".join([f"# {title}", *(f"{name}: {text}" for name, text in values.items()), ""])
         for title, values in sections
         if values

@@ -79,9 +79,12 @@ def test_work_that_is_under_way_when_a_signal_asks_for_the_end_is_given_up():
             stop.end_if_asked(3)
 
 
-def test_what_the_user_can_mend_is_one_message_also_where_the_cluster_shows_it(capsys):
+def test_what_the_user_can_mend_is_one_message_also_where_the_cluster_shows_it(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run", tmp_path / "checkpoints", config_text="")
+
     def run(_: None) -> None:
-        raise UsageError("1 GPU, 2 are needed")
+        with telling_how_to_resume("recipe", folder):
+            raise UsageError("1 GPU, 2 are needed")
 
     assert run_to_its_end("recipe", lambda: None, run) == 2
     assert capsys.readouterr().err == "recipe: 1 GPU, 2 are needed\n"

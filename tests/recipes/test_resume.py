@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UsageError
-from recipes.grpo.config import read_job
+from recipes.grpo.config import parse, read_job
 from recipes.run_folder import RunFolder, check_folder
+from recipes.sft.config import read_job as read_sft
 from tests.recipes.listeners import check_that_strangers_are_kept_out
 from tests.recipes.running import resume_command
 from tests.recipes.short_runs import NUM_GRPO_STEPS, grpo, records, weights
@@ -153,3 +154,16 @@ def test_a_resumed_run_takes_servers_at_other_addresses_but_no_other_settings(tm
     check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.1), is_resumed=True)
     with pytest.raises(UsageError, match=r"config.yaml says lr: 0.1, now it is 0.2"):
         check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.2), is_resumed=True)
+
+
+def test_the_folder_of_another_preset_is_refused_by_the_names_of_both(earlier_run, parsers, tmp_path):
+    words = ["--preset", "tiny_sft", *earlier_run[2:], "--resume"]
+    with pytest.raises(
+        UsageError,
+        match=r"\(of python -m recipes.grpo --preset tiny_math, this is python -m recipes.sft "
+        r"--preset tiny_sft\) says [a-z-]+: ",
+    ):
+        read_sft(words, parsers)
+    # The run's own configuration still is that of the preset.
+    resumed = parse(["--config", str(tmp_path / "run" / "config.yaml"), "--resume"])
+    assert resumed.title == "python -m recipes.grpo --preset tiny_math"
