@@ -275,6 +275,16 @@ def test_a_sink_is_not_taken_for_stuck_while_its_failure_is_being_noted() -> Non
         worker.close()
 
 
+def wait_for_threads_left_alone(sink: str) -> None:
+    """Waits until the writer no longer waits for the sink in torch.
+
+    A process aborts if Python ends at the moment in which a thread comes back from there.
+    """
+    for thread in threading.enumerate():
+        if thread.name in (f"join the group of {sink}", f"broadcast to {sink}"):
+            thread.join(10)
+
+
 @pytest.mark.parametrize("call", ["join_group", "receive_bucket"])
 def test_a_sink_that_hangs_in_its_group_holds_the_others_up_no_longer_than_its_deadline(call) -> None:
     tensors = whole_tensors()
@@ -289,12 +299,13 @@ def test_a_sink_that_hangs_in_its_group_holds_the_others_up_no_longer_than_its_d
     assert good.weight_version() == 1
     assert holds(good, tensors)
     stuck.release.set()
+    wait_for_threads_left_alone("stuck")
 
 
 def test_a_group_meets_at_a_port_of_the_given_host_too() -> None:
     class Remote(InMemorySink):
         def join_group(self, address, backend, timeout_s):
-            self.address = address
+            self.address, self.threads = address, {thread.name for thread in threading.enumerate()}
             host, _, port = address.removeprefix("tcp://").partition(":")
             store = torch.distributed.TCPStore(host, int(port), is_master=False)
             store.set("met", "yes")
@@ -305,6 +316,8 @@ def test_a_group_meets_at_a_port_of_the_given_host_too() -> None:
     with pytest.raises(SyncError, match="that is enough"):
         Publisher(one_rank(whole_tensors()), [sink], deadline_s=1, transport=transport).publish(1)
     assert sink.address.startswith("tcp://127.0.0.1:")
+    assert "join the group of remote" in sink.threads
+    wait_for_threads_left_alone("remote")
 
 
 def test_versions_on_a_disk_describe_themselves_and_old_ones_go(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ class HTTPEngine:
         address: "http://HOST:PORT" or "HOST:PORT".
         name: how messages call the engine.
         model_path: a Hugging Face model folder, as the server serves it.
-        weights_folder: where versions are written; the latest one stays there.
+        weights_folder: in it this handle makes a folder of its own for versions, of which the latest stays there until
+            `close`. What a process that was killed left stays too: clear it first, or give a folder that is cleared.
         config: deadlines.
         api_key: what the server was started with as `--api-key`, if anything.
 

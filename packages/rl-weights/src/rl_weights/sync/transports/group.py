@@ -118,6 +118,7 @@ class GroupTransport:
                 partial(sink.join_group, address, self._backend, worker.deadline_s),
                 make,
                 worker.deadline_s,
+                f"join the group of {worker.name}",
             )
             if self._backend == "nccl":  # whose ranks exchange their addresses through the store at the first broadcast
                 self._meeting_places.append(stack.pop_all())
@@ -132,7 +133,7 @@ class GroupTransport:
         receive = partial(sink.receive_bucket, filled.bucket.specs, filled.bucket.num_bytes, filled.checksum)
         try:
             # Both at a time: the first broadcast over nccl returns when all ranks have come to it.
-            _beside(receive, give, worker.deadline_s)
+            _beside(receive, give, worker.deadline_s, f"broadcast to {worker.name}")
         except Exception:
             # The sink may not have received: what is under way would meet the next bucket.
             self._groups.pop(id(worker.sink), None)
@@ -174,7 +175,7 @@ def _make_group(backend: Backend, store: Store, size: int, timeout: timedelta, h
     return cast(_Group, gloo(store, 0, size, options))
 
 
-def _beside(call: Callable[[], None], ours: Callable[[], None], deadline_s: float) -> None:
+def _beside(call: Callable[[], None], ours: Callable[[], None], deadline_s: float, thread_name: str) -> None:
     """Makes the sink's call while `ours` runs in a thread of its own, which is left alone if the call fails."""
     ended: Future[None] = Future()
 
@@ -184,7 +185,7 @@ def _beside(call: Callable[[], None], ours: Callable[[], None], deadline_s: floa
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             ended.set_exception(error)
 
-    threading.Thread(target=run, daemon=True, name="join group").start()
+    threading.Thread(target=run, daemon=True, name=thread_name).start()
     try:
         call()
     except Exception as error:
