@@ -51,7 +51,12 @@ class Seats:
 
 @contextmanager
 def take_seats(
-    trainer: TrainerPlacementConfig, *, num_engines: int, is_shared: bool, gpus_per_engine: int = 1
+    trainer: TrainerPlacementConfig,
+    *,
+    num_engines: int,
+    is_shared: bool,
+    gpus_per_engine: int = 1,
+    timeout_s: float = _PLACEMENT_TIMEOUT_S,
 ) -> Generator[Seats]:
     """Seats for a run's processes, free again after the block. To be used inside `ray_cluster`.
 
@@ -60,12 +65,13 @@ def take_seats(
         num_engines: engines beside them.
         gpus_per_engine: all of one node.
         is_shared: whether the engines, one after the other, sit on the GPUs of the ranks.
+        timeout_s: for nodes to join, and then for places to come free.
 
     Raises:
         UsageError: if the cluster has too few nodes or GPUs, or has not set them free in time.
     """
     num_ranks, num_nodes = trainer.world_size, trainer.actor_num_nodes
-    deadline = time.monotonic() + _PLACEMENT_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while len(_live_nodes()) < num_nodes and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # those of a cluster that was just started come one by one
     num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines * gpus_per_engine)
@@ -90,9 +96,10 @@ def take_seats(
     # Ranks of one node meet at its loopback address, so none of them may sit elsewhere.
     group = placement_group(bundles, strategy="STRICT_PACK" if num_nodes == 1 else "PACK")
     try:
-        if not group.wait(_PLACEMENT_TIMEOUT_S):
-            places = f"{num_ranks} {'GPUs' if num_gpus else 'CPUs'} on {num_nodes} nodes"
-            raise UsageError(f"{places} did not come free within {_PLACEMENT_TIMEOUT_S:g} s")
+        if not group.wait(timeout_s):
+            where = "one node" if num_nodes == 1 else f"{num_nodes} nodes"
+            places = f"{num_ranks} {'GPUs' if num_gpus else 'CPUs'} on {where}"
+            raise UsageError(f"{places} did not come free within {timeout_s:g} s: does something else use the cluster?")
         yield Seats(
             num_gpus=num_gpus / 2 if is_shared else num_gpus,
             ranks=group,
@@ -157,10 +164,12 @@ def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:
     found = _live_nodes()
     fit = [node for node in found if node["Resources"].get("GPU", 0) >= num_gpus]
     if len(fit) < num_nodes:
-        have = ", ".join(f"{node['NodeManagerAddress']} with {node['Resources'].get('GPU', 0):g}" for node in found)
-        raise UsageError(
-            f"--actor-num-nodes {num_nodes}: expected so many nodes with {num_gpus} GPUs each, the cluster has {have}"
-        )
+        addresses = [node["NodeManagerAddress"] for node in found]
+        each, have = "", f"{len(found)}: {', '.join(addresses)}"
+        if num_gpus:
+            each = f" with {num_gpus} GPUs each"
+            have = ", ".join(f"{address} with {num}" for address, num in _gpus_of_nodes())
+        raise UsageError(f"--actor-num-nodes {num_nodes}: expected so many nodes{each}, the cluster has {have}")
     fit.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"]))
     return [node["NodeManagerAddress"] for node in fit[:num_nodes]]
 

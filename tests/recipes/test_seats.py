@@ -6,9 +6,10 @@ import pytest
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from recipes.cluster import gpus_per_actor
 from recipes.config import TrainerPlacementConfig
 from recipes.errors import UsageError
-from recipes.seats import EngineSeat, check_room, seats_of_engines, take_seats
+from recipes.seats import EngineSeat, _hosts, check_room, seats_of_engines, take_seats
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,36 @@ def test_engines_beside_the_trainer_get_whole_gpus_from_ray(four_gpus):
     with take_seats(trainer, num_engines=1, gpus_per_engine=2, is_shared=False) as seats:
         assert (seats.num_gpus, seats.engines) == (1, (EngineSeat(num_gpus=2),))
     assert seats_of_engines(2, num_gpus=2) == (EngineSeat(num_gpus=2),) * 2
+
+
+def test_more_gpus_or_nodes_than_the_cluster_has_are_refused_with_what_it_has(four_gpus):
+    assert gpus_per_actor(num_actors=4) == 1
+    with pytest.raises(UsageError, match="5 GPUs are needed, the cluster has 4: --actor-num-gpus-per-node says"):
+        gpus_per_actor(num_actors=5)
+    (address,) = _hosts(1, num_gpus=4)
+    for num_nodes, num_gpus, said in (
+        (1, 5, f"nodes with 5 GPUs each, the cluster has {address} with 4"),
+        (2, 2, f"nodes with 2 GPUs each, the cluster has {address} with 4"),
+        (2, 0, f"nodes, the cluster has 1: {address}"),
+    ):
+        with pytest.raises(UsageError, match=f"--actor-num-nodes {num_nodes}: expected so many {said}$"):
+            _hosts(num_nodes, num_gpus=num_gpus)
+
+
+def test_gpus_that_others_use_are_waited_for_until_a_deadline(four_gpus):
+    class Other:
+        def holds(self) -> bool:
+            return True
+
+    other = ray.remote(num_cpus=0, num_gpus=1)(Other).remote()
+    assert ray.get(other.holds.remote(), timeout=60)
+    trainer = TrainerPlacementConfig(actor_num_gpus_per_node=4)
+    with (
+        pytest.raises(UsageError, match="4 GPUs on one node did not come free within 1 s"),
+        take_seats(trainer, num_engines=2, gpus_per_engine=2, is_shared=True, timeout_s=1),
+    ):
+        pass
+    ray.kill(other)
 
 
 @pytest.mark.parametrize(
