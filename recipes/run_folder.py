@@ -27,7 +27,8 @@ SUMMARY_FILE = "summary.json"
 
 # What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, the
 # way by which weights get to the engines, which are the same bits by every way, where engines are that somebody else
-# runs, what becomes of bad rows, and how many processes and requests read and grade at a time.
+# runs, what becomes of bad rows, how many processes and requests read and grade at a time, and how many GPUs there are:
+# a checkpoint loads on any number of data-parallel ranks, while the flags for tensor and pipeline parallelism stay.
 _FREE_ON_RESUME = (
     "num-rollout",
     "num-epoch",
@@ -37,6 +38,10 @@ _FREE_ON_RESUME = (
     "update-weight-mode",
     "update-weight-disk-dir",
     "rollout-external-engine-addrs",
+    "actor-num-nodes",
+    "actor-num-gpus-per-node",
+    "rollout-num-gpus",
+    "rollout-num-gpus-per-engine",
     "num-data-workers",
     "on-bad-row",
     "max-bad-row-share",

@@ -130,6 +130,8 @@ def test_a_folder_that_holds_another_run_is_left_as_it_is(earlier_run, tmp_path)
         read_job(earlier_run)
     with pytest.raises(UsageError, match=r"--resume: .*config.yaml says lr: 5e-4, now it is 0.1"):
         read_job([*earlier_run, "--resume", "--lr", "0.1"])
+    with pytest.raises(UsageError, match=r"--resume: .*config.yaml says tensor-model-parallel-size: 1, now it is 2"):
+        read_job([*earlier_run, "--resume", "--tensor-model-parallel-size", "2"])
     with pytest.raises(UsageError, match=r"--save .*checkpoints: it holds checkpoints of another run"):
         read_job([*earlier_run, "--run-dir", str(tmp_path / "other"), "--save", str(tmp_path / "run" / "checkpoints")])
     assert contents(tmp_path) == before
@@ -154,6 +156,13 @@ def test_a_resumed_run_takes_servers_at_other_addresses_but_no_other_settings(tm
     check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.1), is_resumed=True)
     with pytest.raises(UsageError, match=r"config.yaml says lr: 0.1, now it is 0.2"):
         check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.2), is_resumed=True)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_ranks_and_engines(earlier_run, parsers):
+    others = ("--actor-num-gpus-per-node", "1", "--rollout-num-gpus", "2", "--rollout-num-gpus-per-engine", "2")
+    job = read_job([*earlier_run, "--resume", *others], parsers)
+    assert (job.trainer_placement.world_size, job.engine_placement.num_engines(1)) == (1, 1)
 
 
 def test_the_folder_of_another_preset_is_refused_by_the_names_of_both(earlier_run, parsers, tmp_path):
