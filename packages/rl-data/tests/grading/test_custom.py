@@ -1,10 +1,12 @@
 """Functions of the user, in processes of their own."""
 
 import sys
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rl_data import DataError, GradeOutcome, GraderConfig, GraderPool
@@ -18,6 +20,8 @@ def grade(response, label, metadata):
         time.sleep(60)
     if response == "die":
         os._exit(3)
+    if response == "memory":
+        raise MemoryError("no more")
     if response == "raise":
         raise KeyError("no such thing")
     if response == "nonsense":
@@ -60,7 +64,8 @@ def test_a_function_gives_a_value_and_a_reason(graders: GraderPool):
     ("response", "outcome", "reason"),
     [
         ("hang", GradeOutcome.TIMEOUT, "response 'hang' was not graded within 1 s"),
-        ("die", GradeOutcome.CRASH, "a grading process died"),
+        ("die", GradeOutcome.CRASH, "a grading process died: exit status 3"),
+        ("memory", GradeOutcome.CRASH, "MemoryError: no more"),
         ("raise", GradeOutcome.CRASH, "KeyError: 'no such thing'"),
         ("nonsense", GradeOutcome.CRASH, "TypeError: expected a finite number, or a number and a reason, got good"),
     ],
@@ -76,6 +81,21 @@ def test_what_goes_wrong_in_it_is_an_outcome_and_the_next_response_is_graded(
     assert time.monotonic() - start < 10.0
     assert graders.outcomes[outcome] == before + 1
     assert graders.grade_now("abc", "3").value == 1.0
+
+
+def test_no_response_pays_for_one_that_ran_out_of_memory_or_for_a_process_that_was_killed_while_idle(rewards: str):
+    config = GraderConfig(custom_rm_path=f"{rewards}.grade", rm_num_workers=1)
+    before = set(psutil.Process().children())
+    with GraderPool(config) as graders:
+        assert graders.grade_now("abc", "3").value == 1.0
+        for _ in range(3):
+            assert graders.grade_now("memory", "3").reason == "MemoryError: no more"
+            assert graders.grade_now("abc", "3").value == 1.0
+        (idle,) = set(psutil.Process().children()) - before
+        idle.suspend()  # so that it is dead only after the next task was sent to it
+        threading.Timer(0.2, idle.kill).start()
+        assert graders.grade_now("abc", "3").value == 1.0
+        assert graders.outcomes[GradeOutcome.CRASH] == 3
 
 
 def test_it_reads_and_prints_without_meeting_the_pipes(graders: GraderPool):

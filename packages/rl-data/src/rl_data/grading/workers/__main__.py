@@ -1,7 +1,7 @@
 """A worker process: `python -m rl_data.grading.workers math`, or a function's path in the place of `math`.
 
-It reads a JSON line for each task from its standard input and writes a JSON line with the verdict. It ends when its
-input does.
+It reads a JSON line for each task from its standard input, says that it has it, and writes a JSON line with the
+verdict. It ends when its input does.
 """
 
 import os

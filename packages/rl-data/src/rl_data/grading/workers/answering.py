@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from rl_data.grading.workers.messages import Call, Comparison, Request, Verdict
+from rl_data.grading.workers.messages import TAKEN, Call, Comparison, Request, Verdict
 
 type Do = Callable[[Comparison | Call], Verdict]
 
@@ -24,19 +24,19 @@ def answer_all(requests: BinaryIO, output: BinaryIO, do: Do, *, tell: Callable[[
         tell: told whether a task is being done; not between a verdict and its being written.
     """
     for line in requests:
-        request = msgspec.json.decode(line, type=Request)
-        is_exhausted = False
         tell(True)
+        output.write(TAKEN)
+        request = msgspec.json.decode(line, type=Request)
         signal.setitimer(signal.ITIMER_REAL, request.timeout_s)
         try:
             verdict = do(request.task)
         # The text is a model's: any error that grading it can raise belongs to this text alone.
         except Exception as error:  # noqa: BLE001
-            is_exhausted = isinstance(error, MemoryError)
-            verdict = Verdict(value=None, reason=f"{type(error).__name__}: {str(error)[:200]}")
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            verdict = Verdict(value=None, reason=reason, is_last=isinstance(error, MemoryError))
         signal.setitimer(signal.ITIMER_REAL, 0)
         tell(False)
         output.write(msgspec.json.encode(verdict) + b"\n")
-        if is_exhausted:
+        if verdict.is_last:
             return False
     return True

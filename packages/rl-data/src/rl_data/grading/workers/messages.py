@@ -1,4 +1,4 @@
-"""What goes between a worker process and its owner: one JSON line each way."""
+"""What goes between a worker process and its owner: a JSON line with a task, and `TAKEN` and a JSON line back."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import msgspec
 READY = b"ready\n"
 READY_UNCONFINED = b"ready unconfined\n"
 """The same, where the kernel cannot take from the process what comparing does not need."""
+TAKEN = b"taken\n"
+"""Said before a task is looked at: what ends a process before it has said so is not the task."""
 MATH = "math"
 """Role of a worker that compares; any other is the path of the user's function."""
 
@@ -40,3 +42,5 @@ class Verdict(msgspec.Struct, kw_only=True, frozen=True):
     reason: str
     is_timeout: bool = False
     """Whether there is none for want of time."""
+    is_last: bool = False
+    """Whether what gave it ends; where it compares, another takes its place by itself."""

@@ -14,7 +14,7 @@ import time
 
 import msgspec
 
-from rl_data.grading.workers.messages import MATH, READY, READY_UNCONFINED, Call, Comparison, Request, Verdict
+from rl_data.grading.workers.messages import MATH, READY, READY_UNCONFINED, TAKEN, Call, Comparison, Request, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,19 @@ LATE_S = 2.0
 _ORPHANED_S = 1.0
 """How long beyond a task's time the user's function runs where the process that would kill it is gone."""
 
+_END_S = 1.0
+"""How long a process whose output has ended may take until its exit status is there."""
+
 _START_TIMEOUT_S = 120.0
 """Importing sympy takes half a second on an idle machine, and much longer on one that starts engines as well."""
 
 
 class WorkerCrashError(Exception):
-    """The process died or answered nonsense; the message ends with what it wrote last."""
+    """The process died or answered nonsense; the message says how, and ends with what it wrote last."""
+
+
+class _DiedIdleError(WorkerCrashError):
+    """The process died before it took the task, which has no part in that."""
 
 
 class WorkerProcess:
@@ -47,6 +54,7 @@ class WorkerProcess:
 
     def __init__(self, role: str) -> None:
         self._role = role
+        self._stops_itself = role == MATH  # when a task's time is up
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
@@ -55,6 +63,7 @@ class WorkerProcess:
         self._is_broken = False
         self._is_ready = False
         self._unread = b""
+        self._num_start_bytes = 0  # of what it wrote to its standard error before it was ready
 
     @property
     def is_ready(self) -> bool:
@@ -86,7 +95,7 @@ class WorkerProcess:
                 return
             self._errors.seek(0)
             self._errors.truncate()
-            self._unread = b""
+            self._unread, self._num_start_bytes = b"", 0
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "rl_data.grading.workers", self._role],
                 stdin=subprocess.PIPE,
@@ -103,8 +112,10 @@ class WorkerProcess:
         if line == READY_UNCONFINED:
             _warn_of_unconfined()
         elif line != READY:
+            words = self._last_words() or self._how_it_ended()
             self.kill()
-            raise WorkerCrashError(f"a grading process failed to start: {self._last_words()}")
+            raise WorkerCrashError(f"a grading process failed to start: {words}")
+        self._num_start_bytes = os.fstat(self._errors.fileno()).st_size
 
     def ask(self, task: Comparison | Call, timeout_s: float) -> Verdict:
         """The verdict. The time counts from when a process that is ready takes the task.
@@ -116,26 +127,44 @@ class WorkerProcess:
             TimeoutError: if it took longer.
             WorkerCrashError: if the process died, or the task is nothing that JSON could hold.
         """
-        stops_itself = self._role == MATH
-        limit_s = timeout_s + (GRACE_S if stops_itself else 0.0)
-        request = _encoded(Request(task=task, timeout_s=timeout_s + (0.0 if stops_itself else _ORPHANED_S)))
+        limit_s = timeout_s + (GRACE_S if self._stops_itself else 0.0)
+        request = _encoded(Request(task=task, timeout_s=timeout_s + (0.0 if self._stops_itself else _ORPHANED_S)))
+        try:
+            return self._verdict_on(request, limit_s)
+        except _DiedIdleError as error:
+            logger.info("%s, before it took a task; another one takes it", error)
+            return self._verdict_on(request, limit_s)
+
+    def _verdict_on(self, request: bytes, limit_s: float) -> Verdict:
+        """What `ask` gives, and raises; _DiedIdleError where the task may be asked for again."""
         self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
+        deadline = time.monotonic() + limit_s
+        is_taken = False
         try:
             process.stdin.write(request)
             process.stdin.flush()
-            verdict = msgspec.json.decode(self._read_line(limit_s), type=Verdict)
+            line = self._read_line(limit_s)
+            is_taken = line != b""
+            if line == TAKEN:
+                line = self._read_line(deadline - time.monotonic())
+            verdict = msgspec.json.decode(line, type=Verdict)
         except TimeoutError:
-            self._is_broken, self._is_ready, self._is_late = True, False, stops_itself
-            if not stops_itself:
+            self._is_broken, self._is_ready, self._is_late = True, False, self._stops_itself
+            if not self._stops_itself:
                 self.kill()
             raise
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
             self._is_broken, self._is_ready = True, False
+            how = self._how_it_ended()
             self.kill()
-            raise WorkerCrashError(f"a grading process died: {self._last_words()}") from error
+            died = WorkerCrashError if is_taken else _DiedIdleError
+            raise died(f"a grading process died: {how}") from error
+        if verdict.is_last and not self._stops_itself:
+            self._is_broken, self._is_ready = True, False
+            self.kill()
         if verdict.is_timeout:
             raise TimeoutError
         return verdict
@@ -172,7 +201,8 @@ class WorkerProcess:
         """Reads what the process owes; kills it where that does not come."""
         self._is_late = False
         try:
-            is_there = self._read_line(LATE_S) != b""
+            line = self._read_line(LATE_S)
+            is_there = (self._read_line(LATE_S) if line == TAKEN else line) != b""
         except TimeoutError:
             is_there = False
         if not is_there:
@@ -207,10 +237,23 @@ class WorkerProcess:
             return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
         return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+    def _how_it_ended(self) -> str:
+        """Exit status or signal of a process whose output has ended, and what it wrote last."""
+        status: int | None = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(_END_S)
+        how = "it answered nonsense" if status is None else f"exit status {status}"
+        if status is not None and status < 0:
+            how = signal.Signals(-status).name
+        words = self._last_words()
+        return f"{how}; it wrote last: {words}" if words else how
+
     def _last_words(self) -> str:
-        self._errors.seek(0)
+        """What it wrote last since it was ready, or else since it was started."""
+        self._errors.seek(self._num_start_bytes)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it left no message"
+        return lines[-1] if lines else ""
 
 
 def _encoded(request: Request) -> bytes:
