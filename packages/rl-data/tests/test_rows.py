@@ -295,6 +295,37 @@ def test_a_damaged_row_group_is_named_when_the_file_is_opened(tmp_path: Path):
         open_rows(str(path))
 
 
+@pytest.mark.parametrize(("is_stream", "compression"), [(False, "lz4"), (True, "lz4"), (False, "zstd"), (True, "zstd")])
+def test_of_a_compressed_arrow_file_few_record_batches_are_unpacked_at_a_time(
+    tmp_path: Path, is_stream: bool, compression: str
+):
+    pyarrow = pytest.importorskip("pyarrow")
+    texts, names = [f"{'a' * (1 << 20)}{number}" for number in range(32)], ["odd", "even", "even", "odd"] * 8
+    table = pyarrow.table({"text": texts, "name": pyarrow.array(names).dictionary_encode()})
+    path = tmp_path / "rows.arrow"
+    make = pyarrow.ipc.new_stream if is_stream else pyarrow.ipc.new_file
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    with pyarrow.OSFile(str(path), "wb") as file, make(file, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=2)
+    before = pyarrow.total_allocated_bytes()
+    rows = open_rows(str(path))
+    assert pyarrow.total_allocated_bytes() - before <= 2 * (2 << 20)  # of 32 MiB
+    for number in (0, 31, 18, 17):
+        assert rows.row(number) == {"text": texts[number], "name": names[number]}
+    assert pyarrow.total_allocated_bytes() - before >= 3 * (2 << 20)  # those that were used last stay
+    assert rows.where(17).endswith("row 17 (record batch 8)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a readable Arrow file"):
+        open_rows(str(path))
+    damaged = bytearray(whole)
+    at = whole.rindex(b"\x04\x22\x4d\x18" if compression == "lz4" else b"\x28\xb5\x2f\xfd")  # a frame begins there
+    damaged[at : at + 4] = b"\0\0\0\0"
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match="record batch 15 is damaged"):
+        open_rows(str(path))
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
 def test_a_text_of_a_table_that_is_not_utf_8_is_a_bad_row(tmp_path: Path, ending: str):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

@@ -1,6 +1,5 @@
 """Parquet files, read a row group at a time. Needs pyarrow (`pip install rl-data[hf]`)."""
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +7,7 @@ from typing import Any, cast
 
 from rl_data.errors import DataError
 from rl_data.rows.open_files import PositionedFile
-from rl_data.rows.table import BATCH_ROWS, TableFile
-
-_MAX_CACHED_BYTES = 1 << 28
-"""Shuffled reading jumps between row groups, and reading one takes long: those used last stay in memory."""
+from rl_data.rows.table import BATCH_ROWS, PartCache, TableFile
 
 
 class ParquetFile(TableFile):
@@ -43,19 +39,15 @@ class _RowGroups:
             raise DataError(f"{path}: not a readable parquet file: {error}") from error
         groups = range(int(self._metadata.num_row_groups))
         self.num_rows = [int(self._metadata.row_group(group).num_rows) for group in groups]
-        self._tables: OrderedDict[int, Any] = OrderedDict()
+        self._cache = PartCache()
 
     def part(self, number: int) -> Any:
         """A row group."""
-        if number in self._tables:
-            self._tables.move_to_end(number)
-            return self._tables[number]
+        return self._cache.part(number, self._read)
+
+    def _read(self, number: int) -> Any:
         with self._opened(number) as opened:
-            table = opened.read_row_group(number)
-        self._tables[number] = table
-        while len(self._tables) > 1 and sum(int(kept.nbytes) for kept in self._tables.values()) > _MAX_CACHED_BYTES:
-            self._tables.popitem(last=False)
-        return table
+            return opened.read_row_group(number)
 
     def batches(self, number: int) -> Iterator[Any]:
         """Pieces of a row group, as they are decoded."""

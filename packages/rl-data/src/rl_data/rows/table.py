@@ -4,7 +4,8 @@ import bisect
 import contextlib
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,8 @@ from rl_data.rows.row_file import NumberedRow, OnBadRow, Row, RowFile
 
 BATCH_ROWS = 1024
 """Rows that become Python objects at once."""
+
+_MAX_CACHED_BYTES = 1 << 28
 
 
 class TableParts(Protocol):
@@ -42,6 +45,26 @@ class TableParts(Protocol):
             DataError: if it is damaged.
         """
         ...
+
+
+class PartCache:
+    """Parts as Arrow tables or record batches: those used last, up to 256 MiB and one more.
+
+    Shuffled reading jumps between parts, and reading one takes long.
+    """
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[int, Any] = OrderedDict()
+
+    def part(self, number: int, read: Callable[[int], Any]) -> Any:
+        """The part, by `read` if it is not here."""
+        if number in self._parts:
+            self._parts.move_to_end(number)
+            return self._parts[number]
+        part = self._parts[number] = read(number)
+        while len(self._parts) > 1 and sum(int(kept.nbytes) for kept in self._parts.values()) > _MAX_CACHED_BYTES:
+            self._parts.popitem(last=False)
+        return part
 
 
 class TableFile(RowFile):
