@@ -1,6 +1,8 @@
 """Weights from real Megatron ranks, tensor-parallel and pipeline-parallel, into a real SGLang engine by every way."""
 
 import asyncio
+import gc
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -221,17 +223,20 @@ def test_a_delta_that_is_damaged_is_named_and_the_next_version_is_whole(stack, t
 def test_fifty_publishes_leave_no_growth_of_host_memory(stack, transport, tmp_path) -> None:
     source = sharded_source(stack.model)
     made = GroupTransport("gloo") if transport == "gloo" else DiskTransport(tmp_path, "delta", deltas_per_full=20)
-    publisher = Publisher(source, [stack.engine], bucket_bytes=BUCKET_BYTES, transport=made)
+    # One bucket, because torch notes the latest 2000 operations of its groups, each in 3 KiB.
+    publisher = Publisher(source, [stack.engine], bucket_bytes=4 * BUCKET_BYTES, transport=made)
     processes = [os.getpid(), *stack.engine.process_ids()]
 
     def publish(number: int) -> float:
         for version in range(number):
             source._parts["decoder.final_layernorm.weight"].mul_(1.01)
             publisher.publish(500 + version)
+        gc.collect()
         return sum(map(resident_bytes, processes)) / MIB
 
-    before = publish(5)
-    growth = publish(50) - before
     size = sum(part.nbytes for part in source._parts.values()) / MIB
-    assert growth < 2 * size, f"{growth:.1f} MiB more after 50 publishes of {size:.1f} MiB each"
+    held = [publish(number) for number in (50, 50, 50, 50)]
+    # What leaks in every publish does so in every round; what an allocator takes now and then, only in some.
+    growth = min(after - before for before, after in itertools.pairwise(held))
+    assert growth < 0.25 * size, f"{growth:.2f} MiB more after 50 publishes of {size:.2f} MiB each: {held}"
     publisher.close()
