@@ -295,6 +295,16 @@ def test_a_damaged_row_group_is_named_when_the_file_is_opened(tmp_path: Path):
         open_rows(str(path))
 
 
+@pytest.mark.parametrize(("num_rows", "is_kept"), [(9_999, False), (10_000, True)])
+def test_a_small_table_with_many_rows_keeps_its_digests(tmp_path: Path, num_rows: int, is_kept: bool):
+    write_parquet(tmp_path / "rows.parquet", [{"text": "alike"}] * num_rows, row_group_size=num_rows)
+    assert (tmp_path / "rows.parquet").stat().st_size < 1 << 12
+    rows = open_rows(str(tmp_path / "rows.parquet"))
+    kept = tmp_path / ".rl-data" / "rows.parquet.index"
+    assert kept.exists() == is_kept
+    assert open_rows(str(tmp_path / "rows.parquet")).fingerprint_of(num_rows) == rows.fingerprint_of(num_rows)
+
+
 @pytest.mark.parametrize(("is_stream", "compression"), [(False, "lz4"), (True, "lz4"), (False, "zstd"), (True, "zstd")])
 def test_of_a_compressed_arrow_file_few_record_batches_are_unpacked_at_a_time(
     tmp_path: Path, is_stream: bool, compression: str

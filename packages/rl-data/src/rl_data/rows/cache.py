@@ -42,7 +42,9 @@ type _Remake = Callable[[tuple[int, ...]], MadeFile]
 """Makes a file again that had these counts."""
 
 
-def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) -> MadeFile:
+def kept_file(
+    source: Path, kind: str, make: Make, *, may_grow: bool = False, is_slow_to_make: bool = False
+) -> MadeFile:
     """What `make` writes for `source`: from an earlier time if that still fits, or made now.
 
     Where it is lost while it is used, as another process made it again of data that changed, it is made again for its
@@ -53,12 +55,13 @@ def kept_file(source: Path, kind: str, make: Make, *, may_grow: bool = False) ->
     Args:
         kind: names what is made, such as "index".
         may_grow: whether `make` gives the same again after `source` has changed, as by more at its end.
+        is_slow_to_make: whether it is kept for a small `source`, too.
 
     Raises:
         DataError: if `source` cannot be read, or `make` raises it.
     """
     stamp, size = _stamp(source)
-    if size < SMALL_BYTES:
+    if size < SMALL_BYTES and not is_slow_to_make:
         return made_for_now(make)
     places = _places(source, kind)
 

@@ -14,6 +14,8 @@ from rl_data.rows.row_file import Row
 
 _CHUNK_ROWS = 1024
 _DIGEST_BYTES = 16
+_MANY_ROWS = 10_000
+"""From so many on digests are kept whatever the size of their file: rows that are alike compress to next to nothing."""
 _ENCODER = msgspec.json.Encoder(order="deterministic", enc_hook=str)  # Arrow has types that JSON has not
 
 type RowsFrom = Callable[[int], Iterator[Row | None]]
@@ -28,13 +30,20 @@ class RowDigests:
 
     Args:
         path: the data file, beside which they are kept.
+        num_rows: that it has, those that cannot be read included.
         rows_from: reads it. It must not hold the object that holds this one, which would keep itself alive.
     """
 
-    def __init__(self, path: Path, rows_from: RowsFrom) -> None:
+    def __init__(self, path: Path, num_rows: int, rows_from: RowsFrom) -> None:
         self._rows_from = rows_from
         # What is read is the file as it was when it was opened: its rows are the same again also after it has grown.
-        self._kept: MadeFile = kept_file(path, "index", lambda out: _write(rows_from(0), out), may_grow=True)
+        self._kept: MadeFile = kept_file(
+            path,
+            "index",
+            lambda out: _write(rows_from(0), out),
+            may_grow=True,
+            is_slow_to_make=num_rows >= _MANY_ROWS,
+        )
         (self._num_rows,) = self._kept.counts
 
     def digest(self, num_rows: int) -> str:

@@ -82,6 +82,7 @@ class TableFile(RowFile):
         self._table = table
         self._digests = RowDigests(
             self.path,
+            len(self),
             lambda first: (None if isinstance(row, DataError) else row for _, row in table.rows_from(first)),
         )
 
