@@ -100,7 +100,7 @@ def _experts(config: Mapping[str, JsonValue], num_layers: int, num_tensors: int 
 def _check_count(what: str, count: int, most: int | None) -> None:
     """Refuses more than there can be, before a rule is made for each: the number may be anything."""
     if most is not None and count > most:
-        raise CheckpointError(f"config.json: {what}: expected at most {most}, as tensors are there for, got {count}")
+        raise CheckpointError(f"config.json: {what}: expected at most {most}, for which there are tensors, got {count}")
 
 
 def _positive(config: Mapping[str, JsonValue], key: str, default: int | None = None) -> int:
