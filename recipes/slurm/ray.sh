@@ -70,7 +70,7 @@ start_step() { # INDEX of a node, WORDS of ray start
   srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --nodelist="${RAY_NODES[index]}" \
     --output="$(log_of "$index")" \
     "${ENVIRONMENT[@]}" ray start "$@" --node-ip-address="${RAY_ADDRESSES[index]}" --disable-usage-stats \
-    --temp-dir="$RAY_FOLDER" --min-worker-port=0 --max-worker-port=0 --block &
+    --temp-dir="$RAY_FOLDER" --min-worker-port=0 --max-worker-port=0 --block < /dev/null &
   RAY_STEPS[index]=$!
 }
 

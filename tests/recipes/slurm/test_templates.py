@@ -1,22 +1,20 @@
 """The batch files, run for real on the tiny model: one node and two, warned of the time limit and requeued once."""
 
-import os
-import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.recipes.short_runs import GRPO_FLAGS, NUM_GRPO_STEPS, NUM_SFT_STEPS, SFT_FLAGS, records, weights
 from tests.recipes.slurm.batch import NODES
-from tests.recipes.slurm.conftest import TEMPLATES
 
 
 @pytest.mark.slow
 def test_sft_on_one_node_is_saved_requeued_and_ends_as_in_one_go(submit, easy_inputs, policy, tmp_path):
     job = submit(
         "run_qwen3_4b_sft.slurm",
-        ("--num-rollout", NUM_SFT_STEPS, *SFT_FLAGS),
+        ("--actor-num-gpus-per-node", 2, "--num-rollout", NUM_SFT_STEPS, *SFT_FLAGS),
         PRESET="tiny_sft",
-        GPUS_PER_NODE="2",
+        GPUS_PER_NODE="0",
         MODEL=easy_inputs.model,
         DATA=easy_inputs.conversations,
     )
@@ -35,10 +33,10 @@ def test_sft_on_one_node_is_saved_requeued_and_ends_as_in_one_go(submit, easy_in
 def test_grpo_on_two_nodes_is_saved_requeued_and_ends_as_in_one_go(submit, easy_inputs, policy, straight, tmp_path):
     job = submit(
         "run_qwen3_4b_grpo.slurm",
-        GRPO_FLAGS,
+        ("--actor-num-gpus-per-node", 1, *GRPO_FLAGS),
         nodes=NODES,
         PRESET="tiny_math",
-        GPUS_PER_NODE="1",
+        GPUS_PER_NODE="0",
         MODEL=policy / "model",
         DATA=easy_inputs.prompts,
         EVAL_DATA=easy_inputs.eval_prompts,
@@ -51,6 +49,8 @@ def test_grpo_on_two_nodes_is_saved_requeued_and_ends_as_in_one_go(submit, easy_
     assert steps == [*range(1, NUM_GRPO_STEPS + 1)]
     logs = {file.name.rpartition("-")[2] for file in (tmp_path / "logs").iterdir()}
     assert logs == {f"{node}.log" for node in NODES}
+    assert not Path(f"/tmp/ray-{job.number}").exists()
+    assert not (tmp_path / "run.job").exists()
     assert weights(tmp_path / "run") == weights(straight.folder)
 
 
@@ -61,18 +61,3 @@ def test_convert_writes_a_checkpoint_with_a_part_from_each_rank(submit, inputs, 
     assert (tmp_path / "converted" / "latest_checkpointed_iteration.txt").read_text().strip() == "release"
     parts = {file.name[:4] for file in (tmp_path / "converted" / "release").glob("*.distcp")}
     assert parts == {"__0_", "__1_"}
-
-
-def test_a_run_that_ended_before_its_first_checkpoint_moves_aside(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text("# of a run that may have logged nothing yet\n")
-    script = f'source {TEMPLATES}/job.sh; find_resume "{run}"; echo "${{RESUME[*]}}"'
-    environment = {**os.environ, "SLURM_JOB_ID": "7"}
-    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-    assert (tmp_path / "run.before-7-0" / "config.yaml").exists()
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
-    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "--resume"
