@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recipes.errors import UsageError
 from rl_data.json import JsonValue
+from rl_train.megatron.arguments import MegatronArguments
 from rl_weights import HFCheckpoint
 from rl_weights.rules import rules_for
 
@@ -28,3 +29,11 @@ def check_weights(folder: Path, model_config: Mapping[str, JsonValue]) -> None:
                     f"--hf-checkpoint {folder}: {name}: by its config.json expected shape {list(shape)}, "
                     f"got {list(found)}"
                 )
+
+
+def precision_note(model_config: Mapping[str, JsonValue], megatron: MegatronArguments) -> str | None:
+    """What a user should know who trains a model in float32 that config.json says to be of 16 bits; None otherwise."""
+    stored = model_config.get("dtype") or model_config.get("torch_dtype")
+    if stored not in ("bfloat16", "float16") or megatron.values["bf16"]:
+        return None
+    return f"training in float32, though config.json says {stored}: --bf16 computes in bfloat16"

@@ -152,6 +152,13 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     ("the architecture is read from config.json", "model-name"),
     ("the last checkpoint is also written as a Hugging Face model, in the run's folder", "save-hf"),
     (
+        "engines take requests directly, without a router before them: use --rollout-num-gpus, or "
+        "--rollout-external-engine-addrs for engines that run elsewhere",
+        "sglang-router-ip sglang-router-port sglang-router-request-timeout-secs",
+    ),
+    ("use --sglang-max-running-requests, for each engine", "sglang-server-concurrency"),
+    ("an engine does both prefill and decode", "prefill-num-servers"),
+    (
         "it belongs to slime's own tests",
         """
         ci-disable-kl-checker ci-load-grad-norm ci-save-grad-norm ci-test
@@ -162,6 +169,28 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
 
 REFUSED_OF_SLIME: dict[str, str] = {f"--{name}": reason for reason, names in _BY_REASON for name in names.split()}
 """Flag -> why it is refused and what to do instead."""
+
+REFUSED_PREFIXES_OF_SLIME: Mapping[str, str] = dict.fromkeys(
+    ("--router-", "--sglang-router-"), REFUSED_OF_SLIME["--sglang-router-ip"]
+)
+"""Begin of a flag -> the same of all flags that begin so: slime takes those of SGLang's router."""
+
+MEGATRONS_IN_SLIME: tuple[str, ...] = (
+    "--async-save",
+    "--clip-grad",
+    "--distributed-backend",
+    "--distributed-timeout-minutes",
+    "--lr",
+    "--micro-batch-size",
+    "--mtp-loss-scaling-factor",
+    "--mtp-num-layers",
+    "--no-save-optim",
+    "--padded-vocab-size",
+    "--record-memory-history",
+    "--seed",
+    "--wandb-project",
+)
+"""Flags of Megatron that slime defines anew; here they are Megatron's."""
 
 _SAME = """
     actor-num-gpus-per-node actor-num-nodes advantage-estimator apply-chat-template apply-chat-template-kwargs
@@ -185,6 +214,7 @@ SAME_IN_SLIME: tuple[str, ...] = tuple(f"--{name}" for name in _SAME.split())
 OTHER_DEFAULTS_OF_SLIME: Mapping[str, str] = {
     "--actor-num-gpus-per-node": "8",
     "--global-batch-size": "follows from --num-steps-per-rollout",
+    "--input-key": "input",
     "--log-probs-chunk-size": "all tokens at once",
     "--max-tokens-per-gpu": "none",
     "--n-samples-per-prompt": "1",

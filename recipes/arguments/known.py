@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Set
 from enum import Enum
 
-from recipes.arguments.flags_slime import REFUSED_OF_SLIME, Always
+from recipes.arguments.flags_slime import REFUSED_OF_SLIME, REFUSED_PREFIXES_OF_SLIME, Always
 from recipes.arguments.sources import Given
 from recipes.errors import UsageError
 from rl_rollout.sglang import flags as sglang_flags
@@ -84,14 +84,19 @@ def _check_always(given: Given, always: Always, all_given: Mapping[str, Given]) 
 def _refusal(flag: str, *, takes_sglang: bool) -> str | None:
     if flag.startswith(SGLANG_PREFIX) and not takes_sglang:
         return NO_ENGINE
-    if flag in REFUSED_OF_SLIME:
-        return f"this flag of slime is not taken: {REFUSED_OF_SLIME[flag]}"
+    if (of_slime := _refusal_of_slime(flag)) is not None:
+        return f"this flag of slime is not taken: {of_slime}"
     if flag in flags_refused.REFUSED:
         return f"this Megatron flag is not taken: {flags_refused.REFUSED[flag]}"
     bare = "--" + flag.removeprefix(SGLANG_PREFIX)
     if flag.startswith(SGLANG_PREFIX) and bare in sglang_flags.REFUSED:
         return f"this SGLang flag is not taken: {sglang_flags.REFUSED[bare]}"
     return None
+
+
+def _refusal_of_slime(flag: str) -> str | None:
+    by_prefix = (why for prefix, why in REFUSED_PREFIXES_OF_SLIME.items() if flag.startswith(prefix))
+    return REFUSED_OF_SLIME.get(flag) or next(by_prefix, None)
 
 
 def _suggestion(flag: str, own: Set[str], *, takes_sglang: bool) -> str:

@@ -9,6 +9,7 @@ from recipes.arguments.dataclass_flags import OwnFlag, flags_of
 from recipes.arguments.flags_slime import (
     ALWAYS_IN_GRPO,
     ALWAYS_IN_SFT,
+    MEGATRONS_IN_SLIME,
     OTHER_DEFAULTS_OF_SLIME,
     REFUSED_OF_SLIME,
     SAME_IN_SLIME,
@@ -108,11 +109,13 @@ def _sglang() -> str:
 
 
 def _slime() -> str:
-    own = {flag.name: flag for config in (*SFT, *GRPO) for flag in flags_of(config)}
-    in_sft = {flag.name for config in SFT for flag in flags_of(config)}
+    in_grpo, in_sft = ({flag.name: flag for config in configs for flag in flags_of(config)} for configs in (GRPO, SFT))
     both = [name for name in SAME_IN_SLIME if name in in_sft]
     grpo = [name for name in SAME_IN_SLIME if name not in in_sft]
-    defaults = ((_code(flag), old, _default(own[flag]) or "none") for flag, old in OTHER_DEFAULTS_OF_SLIME.items())
+    defaults = (
+        (_code(flag), old, _defaults(in_grpo[flag], in_sft.get(flag))) for flag, old in OTHER_DEFAULTS_OF_SLIME.items()
+    )
+    megatrons = ((_code(flag), flags_refused.REFUSED.get(flag, "taken")) for flag in MEGATRONS_IN_SLIME)
     always = (
         (_code(flag), _asks(one), _where(flag, one), one.reason)
         for flag, one in sorted({*ALWAYS_IN_GRPO.items(), *ALWAYS_IN_SFT.items()})
@@ -124,9 +127,19 @@ def _slime() -> str:
             "## Always so\n\nThese are read and change nothing; a value that asks for something else is an error.\n\n"
             f"{_table(('flag', 'value', 'in', 'because'), always)}",
             "## Refused\n\nThe message names the flag and what to do instead. A flag of one recipe that the "
-            f"other has no use for is refused there.\n\n{_by_reason(REFUSED_OF_SLIME)}",
+            "other has no use for is refused there. So are all of SGLang's router, which begin with `--router-` or "
+            f"`--sglang-router-`.\n\n{_by_reason(REFUSED_OF_SLIME)}",
+            "## Megatron's\n\nslime defines these flags of Megatron anew. Here they are what they are in Megatron, and "
+            f"those that are not taken are refused, because:\n\n{_table(('flag', 'here'), megatrons)}",
         ]
     )
+
+
+def _defaults(grpo: OwnFlag, sft: OwnFlag | None) -> str:
+    here = _default(grpo) or "none"
+    if sft is None or sft.default == grpo.default:
+        return here
+    return f"{here}, in `recipes.sft` {_default(sft) or 'none'}"
 
 
 def _asks(one: Always) -> str:

@@ -11,6 +11,7 @@ from recipes.console import StepConsole
 from recipes.devices import check_gpus, where_they_run
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
+from recipes.model_folder import precision_note
 from recipes.run_folder import RunFolder
 from recipes.seats import take_seats
 from recipes.sft.config import PROGRAM, SFTJob, read_job
@@ -30,6 +31,8 @@ def run(job: SFTJob) -> None:
     """One run, from the start of its processes to its final model."""
     console = StepConsole()
     console.say(job.config_text)
+    if note := precision_note(job.model_config, job.megatron):
+        console.say(note)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     with telling_how_to_resume(PROGRAM, folder), _start_trainer(job, console) as trainer:

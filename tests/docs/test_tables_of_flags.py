@@ -1,6 +1,7 @@
 """The pages' tables of flags are what the code has."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.flags_slime import (
     ALWAYS_IN_GRPO,
     ALWAYS_IN_SFT,
+    MEGATRONS_IN_SLIME,
     OTHER_DEFAULTS_OF_SLIME,
     REFUSED_OF_SLIME,
     SAME_IN_SLIME,
@@ -36,6 +38,18 @@ def test_the_tables_of_a_page_are_those_of_the_code(page, text):
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_names_every_flag_of_its_kind(page):
     assert KINDS[page] - set(re.findall(r"`(--[\w-]+)`", (FOLDER / page).read_text())) == set()
+
+
+def test_the_page_for_users_of_slime_has_every_flag_that_slime_defines():
+    expected = Path(__file__).with_name("flags_of_slime.txt").read_text().split()
+    found = set(re.findall(r"`(--[\w-]+)`", (FOLDER / "from-slime.md").read_text()))
+    assert len(expected) == 228
+    assert set(expected) - found == set()
+
+
+def test_flags_of_megatron_in_slime_are_flags_of_megatron():
+    assert set(MEGATRONS_IN_SLIME) <= flags_honoured.HONOURED | flags_refused.REFUSED.keys()
+    assert not set(MEGATRONS_IN_SLIME) & {*OWN, *SLIME}
 
 
 def test_what_is_said_of_slimes_flags_is_of_flags_that_are_there():

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from recipes.arguments import UsageError, parse_arguments
-from recipes.arguments.flags_slime import ALWAYS_IN_SFT
+from recipes.arguments.flags_slime import ALWAYS_IN_GRPO, ALWAYS_IN_SFT
+from recipes.grpo.config import OWN_CONFIGS as GRPO
 from recipes.grpo.config import read_job as read_grpo
+from recipes.model_folder import precision_note
 from recipes.sft.config import OWN_CONFIGS as SFT
 from recipes.sft.config import read_job as read_sft
 
@@ -87,6 +89,11 @@ def test_the_list_of_supervised_training_resolves_to_our_preset(paths, inputs, t
     assert theirs.num_steps == ours.num_steps
     assert without_backend(theirs) == without_backend(ours)
     assert theirs.run.first_weights == Path(paths["TORCH_DIST"])
+    published = {**theirs.model_config, "torch_dtype": "bfloat16"}
+    assert precision_note(published, theirs.megatron) is None
+    without = read_sft(["--run-dir", str(tmp_path / "float32"), *words], parsers)
+    note = precision_note(published, without.megatron)
+    assert note == "training in float32, though config.json says bfloat16: --bf16 computes in bfloat16"
 
 
 @pytest.mark.slow
@@ -94,7 +101,8 @@ def test_the_list_of_grpo_resolves_to_the_values_of_our_preset(paths, inputs, tm
     paths["DATA"] = str(inputs.prompts)
     words = [paths.get(word, word) for word in GRPO_LIST.split()]
     # This machine may not have the memory for the offload.
-    theirs = read_grpo(["--bf16", "--no-offload-train", "--run-dir", str(tmp_path / "theirs"), *words], parsers)
+    in_front = ["--bf16", "--generate-timeout-s", "7200", "--no-offload-train"]
+    theirs = read_grpo([*in_front, "--run-dir", str(tmp_path / "theirs"), *words], parsers)
     same = ["--hf-checkpoint", paths["MODEL"], "--prompt-data", paths["DATA"], "--run-dir", str(tmp_path / "ours")]
     preset = ["--preset", "qwen3_4b_dapo_math", "--no-offload-train"]
     ours = read_grpo([*preset, *same, "--eval-prompt-data", "aime", paths["EVAL"]], parsers)
@@ -132,6 +140,21 @@ def test_a_word_that_asks_for_something_else_than_what_is_always_so_is_refused(w
     with pytest.raises(UsageError) as error:
         parse_arguments(words.split(), SFT, program="sft", takes_sglang=False, always=ALWAYS_IN_SFT)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"),
+    [
+        ("--sglang-router-ip", "--rollout-external-engine-addrs"),
+        ("--router-policy", "--rollout-external-engine-addrs"),
+        ("--sglang-router-policy", "--rollout-external-engine-addrs"),
+        ("--sglang-server-concurrency", "use --sglang-max-running-requests"),
+        ("--prefill-num-servers", "both prefill and decode"),
+    ],
+)
+def test_flags_of_slimes_router_and_servers_are_refused_with_what_to_do_instead(flag, instead):
+    with pytest.raises(UsageError, match=f"^{flag}: this flag of slime is not taken: .*{instead}"):
+        parse_arguments([flag, "1"], GRPO, program="grpo", always=ALWAYS_IN_GRPO)
 
 
 def test_a_reference_policy_without_effect_is_refused_in_supervised_training(paths, inputs, tmp_path):
