@@ -173,7 +173,7 @@ def test_conversations_that_are_dropped_or_cut_are_listed(
     why = "" if first == "dropped" else ", of which none is to be trained"
     assert [(note.fate, note.row) for note in notes[:2]] == [(RowFate(first), 0), (RowFate.DROPPED, 2)]
     assert notes[0].message == f"{path}:1: {num_whole} tokens, {wanted[first]}"
-    assert notes[1].message.startswith(f"{path}:3: {num_whole} tokens, {wanted['dropped']}")
+    assert notes[1].message == f"{path}:3: {num_whole} tokens, {wanted['dropped']}{why}"
     assert len(notes) == source.num_dropped + source.num_cut
 
 
@@ -252,6 +252,27 @@ class TestBadRows:
         assert [note.row for note in source.validate()] == [0, 1]
         with pytest.raises(DataError, match=r"2 of 2 rows are bad, .*:2: expected key 'conversations'"):
             conversations(write_jsonl([{"conversations": None}, {}]), tokenizer, **skipping).validate()
+
+    def test_their_share_is_that_of_all_rows_also_after_a_resume(self, tokenizer: Tokenizer, write_jsonl: Write):
+        rows = [{"input": f"row {number}"} for number in range(10)]
+        rows[1] = rows[7] = {"a": 1}
+        path = write_jsonl(rows)
+
+        def resumed(state: dict[str, object]) -> PromptSource:
+            source = prompts(path, tokenizer, on_bad_row="skip", max_bad_row_share=0.1)
+            source.load_state_dict(state)
+            return source
+
+        source = prompts(path, tokenizer, on_bad_row="skip", max_bad_row_share=0.1)
+        source.next_batch(4)
+        state = json.loads(json.dumps(source.state_dict()))
+        assert state["bad_rows"] == [1]
+        with pytest.raises(DataError, match="2 of 10 rows are bad"):
+            resumed(state).next_batch(4)
+        older = {key: value for key, value in state.items() if key != "bad_rows"}
+        assert len(resumed(older).next_batch(4)) == 4
+        with pytest.raises(DataError, match=r"position is damaged: bad_rows \['1'\]"):
+            resumed({**state, "bad_rows": ["1"]})
 
     def test_a_share_lets_pass_as_many_as_it_says(self, tokenizer: Tokenizer, write_jsonl: Write):
         settings = {"on_bad_row": "skip", "max_bad_row_share": 0.29}  # times 100 it is 28.999999999999996

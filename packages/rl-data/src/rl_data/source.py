@@ -19,6 +19,9 @@ from rl_data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+_BAD_ROWS = "bad_rows"
+"""In a state: the numbers of the bad rows, of which at most --max-bad-row-share are let pass, also after a resume."""
+
 _MAX_NOTES = 100_000
 """Notes that nobody takes are forgotten, the oldest first, and counted."""
 
@@ -226,16 +229,19 @@ class Source[Item](ABC):
     def state_dict(self) -> dict[str, JsonValue]:
         """Where the source stands, as JSON values."""
         counts = {f"num_{fate}": self._counts[fate] for fate in RowFate}
-        return {**self._cursor.state_dict(), **counts}
+        return {**self._cursor.state_dict(), **counts, _BAD_ROWS: [*sorted(self._bad_rows)]}
 
     def load_state_dict(self, state: Mapping[str, JsonValue]) -> None:
         """Goes on where `state` was taken.
 
         Raises:
-            DataError: if the rows, the seed or the shuffling are others than then. Rows that were added at the end are
-                no other rows: they come in with the next epoch.
+            DataError: if the rows, the seed or the shuffling are others than then, or the state is damaged. Rows that
+                were added at the end are no other rows: they come in with the next epoch.
         """
+        # Those that this source found are as bad as those that were known then, which a state of old does not have.
+        bad_rows = self._bad_rows.union(_row_numbers(state.get(_BAD_ROWS, []), name=self._reading.name))
         self._cursor.load_state_dict(state)
+        self._bad_rows = bad_rows
         for fate in RowFate:
             count = state.get(f"num_{fate}")
             self._counts[fate] = count if isinstance(count, int) else 0
@@ -330,6 +336,13 @@ class Source[Item](ABC):
 
     def _note(self, fate: RowFate, row: int, change: str) -> RowNote:
         return RowNote(fate, row, f"{self._rows.where(row)}: {change}")
+
+
+def _row_numbers(value: JsonValue, *, name: str) -> list[int]:
+    numbers = [number for number in value if isinstance(number, int)] if isinstance(value, list) else []
+    if not isinstance(value, list) or len(numbers) != len(value):
+        raise DataError(f"{name}: the saved data position is damaged: {_BAD_ROWS} {value!r}")
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
