@@ -1,6 +1,7 @@
 """Settings of grading."""
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from rl_data.errors import DataError
 from rl_data.grading.rm_type import Term, parse_rm_type
@@ -71,8 +72,8 @@ class GraderConfig:
         for name, value, is_valid, expected in checks:
             if not is_valid:
                 raise DataError(f"{name} {value}: expected {expected}")
-        if self.rm_url is not None and not self.rm_url.startswith(("http://", "https://")):
-            raise DataError(f"rm_url {self.rm_url}: expected an address that begins with http:// or https://")
+        if self.rm_url is not None:
+            _check_address(self.rm_url)
         if self.overlong_buffer_len is not None:
             longest = self.rollout_max_response_len
             if not 0 < self.overlong_buffer_len <= longest:
@@ -110,3 +111,16 @@ class GraderConfig:
         }
         if term.name in needed and needed[term.name][1] is None:
             raise DataError(f"rm_type {term.name}: {needed[term.name][0]} is missing")
+
+
+def _check_address(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"rm_url {url}: expected an address that begins with http:// or https://")
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError as error:  # a port above 65535, half an IPv6 address
+        raise DataError(f"rm_url {url}: expected an address as http://HOST:PORT/PATH: {error}") from error
+    if not host or port == 0:
+        missing = "port" if host else "host"
+        raise DataError(f"rm_url {url}: expected an address as http://HOST:PORT/PATH, got no {missing}")

@@ -115,8 +115,11 @@ async def _post(client: "httpx.AsyncClient", url: str, body: bytes) -> Grade | _
                 content += piece
                 if len(content) > _MAX_ANSWER_BYTES:
                     return _Problem(f"answered more than {_MAX_ANSWER_BYTES} bytes", is_final=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _Problem(f"{type(error).__name__}: {error}", is_final=isinstance(error, httpx.InvalidURL))
+    except httpx.HTTPError as error:
+        return _Problem(f"{type(error).__name__}: {error}", is_final=False)
+    # Whatever else the address or the server brings about below httpx is an outcome of this response as well.
+    except Exception as error:  # noqa: BLE001
+        return _Problem(f"{type(error).__name__}: {error}", is_final=True)
     if answer.status_code != 200:
         is_final = answer.status_code < 500 and answer.status_code not in (408, 429)
         return _Problem(f"answered {answer.status_code} {_shown(content)}", is_final)
