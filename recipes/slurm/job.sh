@@ -28,7 +28,8 @@ check_paths() { # NAMES of variables
   if [ -n "${IMAGE:-}" ]; then
     if [[ "$IMAGE" != *://* && ! -e "$IMAGE" ]]; then complain "IMAGE $IMAGE: no such file"; fi
     if ! command -v apptainer > /dev/null; then
-      complain "IMAGE $IMAGE: no program apptainer in PATH on $(hostname) (often: module load apptainer)"
+      echo "IMAGE $IMAGE: expected the program apptainer in PATH on $(hostname), often after: module load apptainer" >&2
+      failed=1
     fi
   elif [ ! -x "${VENV:-}/bin/python" ]; then
     complain "VENV ${VENV:-}: no bin/python there"
@@ -101,8 +102,10 @@ on_exit() {
 }
 trap on_exit EXIT
 
-is_cancelled() { # whose SIGTERM comes to the script too
-  [[ "$(scontrol show job "$SLURM_JOB_ID" 2> /dev/null)" =~ JobState=(CANCELLED|COMPLETING) ]]
+is_cancelled() { # by scancel, whose SIGTERM comes to the script too, and not by the time limit
+  local seen
+  seen=$(scontrol show job "$SLURM_JOB_ID" 2> /dev/null || true)
+  [[ "$seen" =~ JobState=(CANCELLED|COMPLETING) && "$seen" != *Reason=TimeLimit* ]]
 }
 
 # Sets RESUME for a run folder: --resume if it has a checkpoint. A run that ended before its first one moves aside. Ends

@@ -128,9 +128,11 @@ def test_a_node_with_too_few_gpus_is_named(call, tmp_path):
     assert "GPUS_PER_NODE a100:4: expected a number" in call(place, GPUS_PER_NODE="a100:4").stderr
 
 
-def test_a_cancelled_job_is_not_requeued(call, tmp_path):
+@pytest.mark.parametrize(
+    ("state", "is_requeued"), [("COMPLETING", False), ("RUNNING", True), ("COMPLETING Reason=TimeLimit", True)]
+)
+def test_a_job_that_was_stopped_is_requeued_unless_it_is_cancelled(call, tmp_path, state, is_requeued):
     requeued = tmp_path / "requeued"
-    for state, is_requeued in (("COMPLETING", False), ("RUNNING", True)):
-        done = call("run_recipe bash -c 'exit 75'", FAKE_SLURM_STATE=state, FAKE_SLURM_REQUEUED=requeued)
-        assert done.returncode == 75
-        assert requeued.exists() is is_requeued
+    done = call("run_recipe bash -c 'exit 75'", FAKE_SLURM_STATE=state, FAKE_SLURM_REQUEUED=requeued)
+    assert done.returncode == 75
+    assert requeued.exists() is is_requeued
