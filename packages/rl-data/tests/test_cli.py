@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +322,25 @@ def test_bad_rows_beyond_the_first_are_counted_and_all_are_listed_on_demand(
     lines = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(30))
     assert lines[29]["message"] == f"{path}:30: expected key 'response' or 'response_text', found keys ['label']"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+def test_a_full_disk_is_one_message(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
+    path = write_jsonl([{"response": "Answer: 4", "label": "4"}, {"label": "4"}])
+    words = ["grade", path, "--rm-type", "dapo", "--on-bad-row", "skip", "--max-bad-row-share", "1"]
+    assert main([*words, "--list-bad-rows", "/dev/full"]) == 2
+    assert "rl-data: --list-bad-rows /dev/full: cannot be written: No space" in capsys.readouterr().err
+    for command in (words, ["stats", *words[1:2], *words[4:]]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "rl_data.cli", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("rl-data: standard output: cannot be written: No space")
 
 
 def test_grade_takes_lengths_from_the_rows(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):

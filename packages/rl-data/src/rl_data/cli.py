@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rl_data.commands import download, grade, prepare, render, stats
+from rl_data.commands.output import OutputError
 from rl_data.errors import RLDataError
 from rl_data.whole_flags import parse_whole_flags
 
@@ -29,12 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         _COMMANDS[arguments.command][0].run(arguments)
     except RLDataError as error:
         print(f"rl-data: {error}", file=sys.stderr)
+        if isinstance(error, OutputError):
+            _drop_output()
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing is flushed to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _drop_output()
     return 0
+
+
+def _drop_output() -> None:
+    """Nothing is flushed to standard output at exit, where it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

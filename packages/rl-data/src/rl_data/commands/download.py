@@ -2,9 +2,9 @@
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
+from rl_data.commands.output import write_output
 from rl_data.hub import CATALOG, download
 
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         endpoint=arguments.endpoint,
     )
-    sys.stdout.write(
+    write_output(
         f"{arguments.to}: {done.repo.kind} {done.repo.name} at {done.commit}: {done.num_fetched} files fetched, "
         f"{done.num_present} were there, {done.num_bytes / 1e6:,.1f} MB, digests checked; {done.content}\n"
     )

@@ -1,7 +1,6 @@
 """Going through rows of which some may be bad."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -91,22 +90,26 @@ class GoodRows[Item]:
     @contextmanager
     def _listing(self) -> Generator[None]:
         to = self._rules.list_to
-        with contextlib.ExitStack() as stack:
-            if to is not None:
-                try:
-                    self._list = stack.enter_context(to.open("wb"))
-                except OSError as error:
-                    raise DataError(f"--list-bad-rows {to}: cannot be written: {error.strerror}") from error
+        if to is None:
             yield
-        self._list = None
+            return
+        with _writing(to):
+            self._list = to.open("wb")
+        try:
+            yield
+        finally:
+            opened, self._list = self._list, None
+            with _writing(to):
+                opened.close()
 
     def _note(self, number: int, error: DataError) -> None:
         most = self._rules.max_share
         if most is None:
             raise error
         self.num_bad += 1
-        if self._list is not None:
-            self._list.write(msgspec.json.encode({"row": number, "message": str(error)}) + b"\n")
+        if self._list is not None and self._rules.list_to is not None:
+            with _writing(self._rules.list_to):
+                self._list.write(msgspec.json.encode({"row": number, "message": str(error)}) + b"\n")
         if self.num_bad > most_bad_rows(most, len(self._rows)):
             raise DataError(
                 f"{self.num_bad} of {len(self._rows)} rows are bad, more than --max-bad-row-share {most:g} lets pass; "
@@ -114,3 +117,11 @@ class GoodRows[Item]:
             )
         if self.num_bad <= _NUM_NAMED:
             sys.stderr.write(f"skipped: {error}\n")
+
+
+@contextmanager
+def _writing(to: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"--list-bad-rows {to}: cannot be written: {error.strerror}") from error

@@ -14,6 +14,7 @@ import msgspec
 
 from rl_data.commands.flags import add_bad_rows, add_source, open_source
 from rl_data.commands.good_rows import GoodRows, add_list_flag, bad_row_rules
+from rl_data.commands.output import write_output
 from rl_data.errors import DataError
 from rl_data.fields import object_field
 from rl_data.grading import Grade, GraderConfig, GraderPool
@@ -104,11 +105,13 @@ def run(arguments: argparse.Namespace) -> None:
         rows_to_grade = GoodRows(rows, lambda row: _item(row, arguments, pool), rules)
         for batch in itertools.batched(rows_to_grade, _ROWS_AT_ONCE):
             grades = asyncio.run(_grades(pool, [item for _, item in batch]))
-            for (number, _), grade in zip(batch, grades, strict=True):
-                line = {"row": number, **msgspec.to_builtins(grade)}
-                sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-                outcomes[grade.outcome.value] += 1
-                total += grade.value or 0.0
+            lines = [
+                msgspec.json.encode({"row": number, **msgspec.to_builtins(grade)}).decode() + "\n"
+                for (number, _), grade in zip(batch, grades, strict=True)
+            ]
+            write_output("".join(lines))
+            outcomes.update(grade.outcome.value for grade in grades)
+            total += sum(grade.value or 0.0 for grade in grades)
     counts = [f"{count} {name}" for name, count in outcomes.items()]
     if rows_to_grade.num_bad:
         counts.append(f"{rows_to_grade.num_bad} bad rows skipped")

@@ -7,6 +7,7 @@ import sys
 import msgspec
 
 from rl_data.commands.flags import add_rendering, add_source, add_tokenizer, open_source
+from rl_data.commands.output import write_output
 from rl_data.commands.rendering import RenderedRow, check_flags, open_rendered
 from rl_data.errors import DataError
 from rl_data.source import RowFate
@@ -57,5 +58,4 @@ def _write_text(rendered: RenderedRow, tokenizer: Tokenizer, *, is_green: bool) 
     pairs = zip(rendered.tokens.tolist(), rendered.loss_mask.tolist(), strict=True)
     for is_trained, run_of_tokens in itertools.groupby(pairs, key=lambda pair: pair[1]):
         text = tokenizer.decode([token for token, _ in run_of_tokens])
-        sys.stdout.write(f"{opening}{text}{closing}" if is_trained else text)
-    sys.stdout.flush()
+        write_output(f"{opening}{text}{closing}" if is_trained else text)

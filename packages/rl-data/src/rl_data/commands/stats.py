@@ -16,6 +16,7 @@ from rl_data.commands.flags import (
     max_bad_rows,
     open_source,
 )
+from rl_data.commands.output import write_output
 from rl_data.commands.rendering import RenderedRows, check_flags, open_rendered
 from rl_data.errors import DataError
 from rl_data.histogram import as_svg, as_text, histogram_of
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
             shown_lengths["trained_tokens"] = quantiles([num_trained for _, num_trained in pairs])
         shown["training"] = _left_out(training, num_rows=len(pairs))
     shown["lengths"] = shown_lengths
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+    write_output(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
     histogram = histogram_of(lengths)
     sys.stderr.write(f"{unit} in a row\n{as_text(histogram)}\n")
     if picture is not None:
