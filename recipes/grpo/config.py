@@ -147,7 +147,8 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         )
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
     check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
-    check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron)
+    num_nodes = parsed.get(TrainerPlacementConfig).actor_num_nodes
+    check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron, num_nodes=num_nodes)
     return GRPOJob(
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),

@@ -81,11 +81,17 @@ def parked_bytes(
 
 
 def check_host_memory(
-    placement: EnginePlacementConfig, model_config: Mapping[str, JsonValue], megatron: MegatronArguments
+    placement: EnginePlacementConfig,
+    model_config: Mapping[str, JsonValue],
+    megatron: MegatronArguments,
+    *,
+    num_nodes: int,
 ) -> None:
-    """Does nothing if this machine's memory holds what the trainer moves there.
+    """Does nothing if this machine's memory holds what the ranks of a node move there.
+
+    Of several nodes, which have as many ranks each, this one stands for the others.
 
     Raises:
         HostMemoryError: if it does not.
     """
-    require_host_memory(parked_bytes(placement, model_config, megatron), "--offload-train")
+    require_host_memory(parked_bytes(placement, model_config, megatron) // num_nodes, "--offload-train")

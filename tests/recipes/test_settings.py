@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from bench.model_configs import MODEL_CONFIGS
 from recipes.arguments import UsageError
 from recipes.bad_rows import tell_bad_rows
 from recipes.config import BatchConfig, EnginePlacementConfig, EvalConfig
@@ -13,13 +14,14 @@ from recipes.config.limits import token_budget
 from recipes.console import StepConsole
 from recipes.grpo.config import read_job as read_grpo
 from recipes.grpo.evaluation import EvalSet, eval_data, eval_grading, eval_sampling, open_eval_graders
-from recipes.grpo.limits import engine_rooms, parked_bytes, prompt_limit
+from recipes.grpo.limits import check_host_memory, engine_rooms, parked_bytes, prompt_limit
 from recipes.grpo.record import eval_record, grpo_record
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
 from rl_data import DataError, GraderConfig, GraderPool, PromptDataConfig, RowFate, RowNote
 from rl_rollout import EvalReport, RolloutConfig, RolloutResult
 from rl_rollout.sglang.arguments import SGLangArguments
+from rl_train.errors import HostMemoryError
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.trainer import StepResult
 from rl_weights import HFCheckpoint
@@ -413,3 +415,13 @@ def test_what_moves_into_host_memory_is_counted(inputs, placement, values, bytes
     num_parameters = sum(math.prod(shape) for _, _, shape in HFCheckpoint(inputs.model).specs.values())
     moved = parked_bytes(EnginePlacementConfig(**placement), model_config, megatron)
     assert moved == num_parameters * bytes_per_parameter
+
+
+def test_what_moves_is_spread_over_the_nodes():
+    model_config = {**MODEL_CONFIGS["qwen3-4b"], "num_hidden_layers": 1000}  # 1.2 TB, which no machine has free
+    sizes = {"world_size": 4, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "bf16": True}
+    megatron = MegatronArguments(argv=(), explicit=frozenset(), values=sizes)
+    placement = EnginePlacementConfig(colocate=True)
+    with pytest.raises(HostMemoryError, match="--offload-train needs 11.* GiB of host memory"):
+        check_host_memory(placement, model_config, megatron, num_nodes=1)
+    check_host_memory(placement, model_config, megatron, num_nodes=10_000)
