@@ -422,6 +422,6 @@ def test_what_moves_is_spread_over_the_nodes():
     sizes = {"world_size": 4, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "bf16": True}
     megatron = MegatronArguments(argv=(), explicit=frozenset(), values=sizes)
     placement = EnginePlacementConfig(colocate=True)
-    with pytest.raises(HostMemoryError, match="--offload-train needs 11.* GiB of host memory"):
+    with pytest.raises(HostMemoryError, match=r"--offload-train needs 11.* GiB of host memory"):
         check_host_memory(placement, model_config, megatron, num_nodes=1)
     check_host_memory(placement, model_config, megatron, num_nodes=10_000)
