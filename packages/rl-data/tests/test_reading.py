@@ -70,6 +70,7 @@ def test_data_sets_are_mixed_by_weight(tokenizer: Tokenizer, three_files: tuple[
         ({"prompt_data_weights": (1.0, 2.0)}, "prompt_data_weights: expected one for each of 1 data sets, got 2"),
         ({"prompt_data_weights": (0.0,)}, "prompt_data_weights: expected numbers above 0"),
         ({"max_bad_row_share": 2.0}, "max_bad_row_share 2.0: expected a share from 0 to 1"),
+        ({"max_bad_row_share": 0.1}, "max_bad_row_share 0.1: has no effect without on_bad_row skip"),
         ({"num_data_workers": -1}, "num_data_workers -1: expected 0 or more"),
         ({"data_timeout_s": 0}, "data_timeout_s 0: expected a number above 0"),
         ({"data_timeout_s": float("inf")}, "data_timeout_s inf: expected a number above 0 and at most 9.2"),

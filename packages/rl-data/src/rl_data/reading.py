@@ -10,6 +10,9 @@ from rl_data.order import Cursor, MixedCursor, RowCursor
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
+DEFAULT_BAD_ROW_SHARE = 0.01
+"""Of all rows, where bad ones are skipped and nobody says how many may be."""
+
 _ROUNDING = 1e-6
 _NUM_WORKERS = 2
 _MANY_ROWS = 10_000
@@ -56,8 +59,12 @@ class ReadingConfig:
     on_bad_row: Literal["stop", "skip"] = field(
         default="stop", metadata={"help": "what a row that cannot be used does: end the run, or be skipped and listed"}
     )
-    max_bad_row_share: float = field(
-        default=0.01, metadata={"help": "share of bad rows above which --on-bad-row skip ends the run all the same"}
+    max_bad_row_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of bad rows above which --on-bad-row skip ends the run all the same; "
+            f"default: {DEFAULT_BAD_ROW_SHARE}"
+        },
     )
     num_data_workers: int | None = field(
         default=None,
@@ -81,8 +88,11 @@ class ReadingConfig:
             )
         if any(not 0 < weight < float("inf") for weight in weights):
             raise DataError(f"prompt_data_weights: expected numbers above 0, got {weights}")
-        if not 0 <= self.max_bad_row_share <= 1:
-            raise DataError(f"max_bad_row_share {self.max_bad_row_share}: expected a share from 0 to 1")
+        if self.max_bad_row_share is not None:
+            if not 0 <= self.max_bad_row_share <= 1:
+                raise DataError(f"max_bad_row_share {self.max_bad_row_share}: expected a share from 0 to 1")
+            if self.on_bad_row != "skip":
+                raise DataError(f"max_bad_row_share {self.max_bad_row_share}: has no effect without on_bad_row skip")
         if self.num_data_workers is not None and self.num_data_workers < 0:
             raise DataError(f"num_data_workers {self.num_data_workers}: expected 0 or more")
         if not 0 < self.data_timeout_s <= threading.TIMEOUT_MAX:
@@ -94,6 +104,11 @@ class ReadingConfig:
         if self.num_data_workers is not None:
             return self.num_data_workers
         return _NUM_WORKERS if num_rows >= _MANY_ROWS else 0
+
+    @property
+    def bad_row_share(self) -> float:
+        """The share of bad rows that is let pass where they are skipped."""
+        return DEFAULT_BAD_ROW_SHARE if self.max_bad_row_share is None else self.max_bad_row_share
 
     @property
     def data_sets(self) -> tuple[str, ...]:

@@ -327,7 +327,7 @@ class Source[Item](ABC):
 
     def _check_share(self, note: RowNote) -> None:
         self._bad_rows.add(note.row)
-        most = self._reading.max_bad_row_share
+        most = self._reading.bad_row_share
         if len(self._bad_rows) > most_bad_rows(most, len(self)):
             raise DataError(
                 f"{self._reading.name}: {len(self._bad_rows)} of {len(self)} rows are bad, more than "

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rl_data.conversations import ConversationDataConfig
+from rl_data.errors import DataError
 from rl_data.json import JsonValue
 from rl_data.prompts import PromptDataConfig
-from rl_data.reading import most_bad_rows
+from rl_data.reading import DEFAULT_BAD_ROW_SHARE
 from rl_data.rows import RowFile, open_rows
 from rl_data.rows.combined import RowChain
 
@@ -53,15 +54,24 @@ def add_bad_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad-row-share",
         type=_share,
-        default=0.01,
         metavar="SHARE",
-        help="with --on-bad-row skip: the share of bad rows above which it stops all the same (default: 0.01)",
+        help="with --on-bad-row skip: the share of bad rows above which it stops all the same "
+        f"(default: {DEFAULT_BAD_ROW_SHARE})",
     )
 
 
-def max_bad_rows(arguments: argparse.Namespace, num_rows: int) -> int:
-    """How many bad rows are let pass."""
-    return 0 if arguments.on_bad_row == "stop" else most_bad_rows(arguments.max_bad_row_share, num_rows)
+def bad_row_share(arguments: argparse.Namespace) -> float | None:
+    """The share of bad rows that is let pass; None: the first one ends it.
+
+    Raises:
+        DataError: if a share is given, and has no effect.
+    """
+    share = cast("float | None", arguments.max_bad_row_share)
+    if arguments.on_bad_row == "skip":
+        return DEFAULT_BAD_ROW_SHARE if share is None else share
+    if share is not None:
+        raise DataError(f"--max-bad-row-share {share:g}: it has no effect without --on-bad-row skip")
+    return None
 
 
 def add_rendering(parser: argparse.ArgumentParser) -> None:

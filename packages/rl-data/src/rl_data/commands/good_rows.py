@@ -10,6 +10,7 @@ from typing import IO
 
 import msgspec
 
+from rl_data.commands.flags import bad_row_share
 from rl_data.errors import DataError
 from rl_data.reading import most_bad_rows
 from rl_data.rows import RowFile, located
@@ -45,10 +46,10 @@ def bad_row_rules(arguments: argparse.Namespace) -> BadRowRules:
     Raises:
         DataError: if one has no effect.
     """
-    skips = arguments.on_bad_row == "skip"
-    if arguments.list_bad_rows is not None and not skips:
+    share = bad_row_share(arguments)
+    if arguments.list_bad_rows is not None and share is None:
         raise DataError(f"--list-bad-rows {arguments.list_bad_rows}: it has no effect without --on-bad-row skip")
-    return BadRowRules(max_share=arguments.max_bad_row_share if skips else None, list_to=arguments.list_bad_rows)
+    return BadRowRules(max_share=share, list_to=arguments.list_bad_rows)
 
 
 class GoodRows[Item]:

@@ -146,6 +146,14 @@ def check_flags(arguments: argparse.Namespace) -> None:
         if "apply_chat_template" not in of_prompts:
             reason = "it has no effect on prompts without --apply-chat-template"
             _refuse(_given(arguments, ("apply_chat_template_kwargs",)), reason)
+    _check_lengths(arguments)
+
+
+def _check_lengths(arguments: argparse.Namespace) -> None:
+    """In training they have an effect without, for there the model and the batch set a length as well."""
+    for how, length in (("on_long_conversation", "max_length"), ("on_long_prompt", "rollout_max_prompt_len")):
+        if getattr(arguments, length) is None:
+            _refuse(_given(arguments, (how,)), f"it has no effect without --{length.replace('_', '-')}")
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from rl_data.commands.flags import (
     add_rendering,
     add_source,
     add_tokenizer,
-    max_bad_rows,
+    bad_row_share,
     open_source,
 )
 from rl_data.commands.output import write_output
 from rl_data.commands.rendering import RenderedRows, check_flags, open_rendered
 from rl_data.errors import DataError
 from rl_data.histogram import as_svg, as_text, histogram_of
+from rl_data.reading import most_bad_rows
 from rl_data.source import RowFate
 from rl_data.stats import data_stats, quantiles
 from rl_data.tokenizer import load_tokenizer
@@ -40,11 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
     if picture is not None:
         _check_picture(picture)
     check_flags(arguments)
+    share = bad_row_share(arguments)
     rows = open_source(arguments)
     training = None
     if arguments.tokenizer:
         training = open_rendered(arguments, load_tokenizer(arguments.tokenizer), on_bad_row=arguments.on_bad_row)
-    most_bad = max_bad_rows(arguments, len(rows))
+    most_bad = 0 if share is None else most_bad_rows(share, len(rows))
     counts = data_stats(rows, max_bad_rows=most_bad, input_key=arguments.input_key)
     shown: dict[str, object] = asdict(counts)
     lengths, unit = list(counts.lengths), "characters of content"
