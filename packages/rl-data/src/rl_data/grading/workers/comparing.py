@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from rl_data.grading.workers.failures import FailureWatch
@@ -95,7 +95,8 @@ def _equals(gold: Sequence[Any], given: Sequence[Any]) -> bool:
     import math_verify as untyped
 
     failure: Exception | None = None
-    for pair in itertools.product(gold, given):
+    pairs = list(itertools.product(gold, given))
+    for pair in itertools.chain(pairs, _without_lone_letters(pairs)):
         try:
             if cast(Any, untyped).verify(*pair, timeout_seconds=None, raise_on_error=True):
                 return True
@@ -106,6 +107,24 @@ def _equals(gold: Sequence[Any], given: Sequence[Any]) -> bool:
     if failure is not None:
         raise failure
     return False
+
+
+def _without_lone_letters(pairs: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Of pairs of a letter and an expression that has it, such as x and 2x/2, both with 1 added.
+
+    math-verify compares a letter with anything as text (0.9, `sympy_compare_symbols`), and sums as mathematics. To be
+    given up when it compares only words so.
+    """
+    import sympy as untyped
+
+    expression = cast(Any, untyped).Expr
+    for first, second in pairs:
+        if not isinstance(first, expression) or not isinstance(second, expression):
+            continue
+        if first.is_symbol == second.is_symbol or not first.free_symbols & second.free_symbols:
+            continue
+        if not _clearly_differ([first + 1], [second + 1]):
+            yield first + 1, second + 1
 
 
 def _delimited(text: str) -> str:
