@@ -202,6 +202,24 @@ def test_a_mixed_order_resumes_exactly_and_refuses_other_weights_or_data(tmp_pat
         mixed().load_state_dict({**state, "data_sets": []})
 
 
+def test_a_damaged_state_of_a_mixed_order_moves_nothing(tmp_path: Path):
+    rows = [rows_of(tmp_path / f"{name}.jsonl", 20) for name in "ab"]
+    mixed = MixedCursor(
+        [cursor_over(each, first_row=20 * number) for number, each in enumerate(rows)], (1, 2), name="a, b"
+    )
+    before = mixed.state_dict()
+    drawn(mixed, 10)
+    state = mixed.state_dict()
+    good, moved = state["data_sets"]
+    mixed.load_state_dict(before)
+    for damaged in ({"num_given": [3]}, {"num_given": [3, "7"]}, {"num_given": [3, -1]}, {"data_sets": [good, 1]}):
+        with pytest.raises(DataError, match="a, b: the saved data position is damaged"):
+            mixed.load_state_dict({**state, **damaged})
+    with pytest.raises(DataError, match="position is damaged: position 20 of 20 rows"):
+        mixed.load_state_dict({**state, "data_sets": [good, {**moved, "position": 20}]})
+    assert mixed.state_dict() == before
+
+
 def test_a_mixed_order_resumes_exactly_when_one_of_its_data_sets_has_grown(tmp_path: Path):
     def mixed(num_rows: int) -> MixedCursor:
         files = [rows_of(tmp_path / "a.jsonl", num_rows), rows_of(tmp_path / "b.jsonl", 4)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rl_data.errors import DataError
 from rl_data.json import JsonValue
@@ -74,6 +74,15 @@ class Cursor(Protocol):
         ...
 
 
+class RowPlace(NamedTuple):
+    """A place in the order of one data set."""
+
+    epoch: int
+    position: int
+    num_rows: int
+    """Of this epoch."""
+
+
 class RowCursor:
     """Walks a data set epoch after epoch. Seed, epoch, position and the epoch's number of rows are its whole state.
 
@@ -129,15 +138,26 @@ class RowCursor:
         Raises:
             DataError: if the state belongs to other rows, another seed or another order, or is no such state.
         """
+        self.go_to(self.place_in(state))
+
+    def place_in(self, state: Mapping[str, JsonValue]) -> "RowPlace":
+        """Where a state was taken; the cursor stays where it is.
+
+        Raises:
+            DataError: as `load_state_dict`.
+        """
         expected = self.state_dict()
         _check_keys(state, expected, name=self._name, same=("state_version", "shuffle", "seed"))
         num_rows, epoch, position = (_count(state, key, name=self._name) for key in ("num_rows", "epoch", "position"))
         if not 0 <= position < num_rows:
             raise DataError(f"{self._name}: the saved data position is damaged: position {position} of {num_rows} rows")
         self._check_same_rows(state["fingerprint"], num_rows)
-        self.epoch, self.position = epoch, position
         # An epoch that has not begun is one of all rows.
-        self._num_rows = num_rows if position else len(self._rows)
+        return RowPlace(epoch, position, num_rows if position else len(self._rows))
+
+    def go_to(self, place: "RowPlace") -> None:
+        """Goes on at a place that `place_in` gave."""
+        self.epoch, self.position, self._num_rows = place
         self._fingerprint = None
 
     def _check_same_rows(self, fingerprint: JsonValue, num_rows: int) -> None:
@@ -200,14 +220,18 @@ class MixedCursor:
             DataError: if the state belongs to other data sets, weights, seeds or orders, or is no such state.
         """
         _check_keys(state, self.state_dict(), name=self._name, same=("state_version", "weights"))
-        num_given, states = state["num_given"], state["data_sets"]
-        if not isinstance(num_given, list) or not isinstance(states, list) or len(states) != len(self._cursors):
-            raise DataError(f"{self._name}: the saved data position is damaged: num_given {num_given!r}")
+        states = state["data_sets"]
+        num_given = _counts(state, "num_given", len(self._cursors), name=self._name)
+        if not isinstance(states, list) or len(states) != len(self._cursors):
+            raise DataError(f"{self._name}: the saved data position is damaged: data_sets {states!r}")
+        places: list[RowPlace] = []
         for cursor, one in zip(self._cursors, states, strict=True):
             if not isinstance(one, dict):
                 raise DataError(f"{self._name}: the saved data position is damaged: found {one!r}")
-            cursor.load_state_dict(one)
-        self._num_given = [given for given in num_given if isinstance(given, int)]
+            places.append(cursor.place_in(one))
+        for cursor, place in zip(self._cursors, places, strict=True):  # none moves unless all can
+            cursor.go_to(place)
+        self._num_given = num_given
 
 
 def _check_keys(
@@ -227,3 +251,11 @@ def _count(state: Mapping[str, JsonValue], key: str, *, name: str) -> int:
     if not isinstance(value, int) or value < 0:
         raise DataError(f"{name}: the saved data position is damaged: {key} {value!r}")
     return value
+
+
+def _counts(state: Mapping[str, JsonValue], key: str, length: int, *, name: str) -> list[int]:
+    value = state[key]
+    counts = [one for one in value if isinstance(one, int) and one >= 0] if isinstance(value, list) else []
+    if not isinstance(value, list) or not len(counts) == len(value) == length:
+        raise DataError(f"{name}: the saved data position is damaged: {key} {value!r}")
+    return counts
