@@ -300,6 +300,7 @@ def test_a_killed_download_passes_for_nothing_and_goes_on_where_it_ended(
 def test_an_update_that_was_broken_off_is_refused_although_every_file_is_there(
     hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    tmp_path = tmp_path / "with a space"
     assert fetch(hub, "some/parts", tmp_path) == 0
     newer = PROMPTS.replace(b"+1?", b"+0?")
     hub.repos["datasets/some/parts"] |= {"b.jsonl": newer, "c.jsonl": newer + newer}
@@ -309,7 +310,7 @@ def test_an_update_that_was_broken_off_is_refused_although_every_file_is_there(
     assert (tmp_path / "c.jsonl").read_bytes() == PROMPTS + PROMPTS
     message = r"of some/parts was not finished, c\.jsonl is there as it was before it: `rl-data download some/parts"
     for source in (str(tmp_path), f"{tmp_path}/*.jsonl"):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=f"{message} --endpoint .* --to '{tmp_path}'` goes on"):
             open_rows(source)
     capsys.readouterr()
     hub.fails_after = None

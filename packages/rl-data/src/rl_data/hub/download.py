@@ -1,5 +1,6 @@
 """Downloading a model or a data set of the hub into a folder."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,8 @@ def download(
     except OSError as error:
         raise DataError(f"{to}: cannot be made: {error.strerror}") from error
     flags = {"--type": kind, "--revision": revision, "--endpoint": endpoint}
-    command = " ".join(["rl-data download", name, *(f"{flag} {value}" for flag, value in flags.items() if value)])
+    given = [word for flag, value in flags.items() if value for word in (flag, value)]
+    command = shlex.join(["rl-data", "download", name, *given])
     fetcher = Fetcher(repo.name, repo.kind, found.commit, to, endpoint=endpoint, command=command)
     missing = sum(fetcher.num_missing_bytes(file) for file in found.files)
     free = shutil.disk_usage(to).free

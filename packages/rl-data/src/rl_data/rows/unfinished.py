@@ -1,6 +1,7 @@
 """Folders into which a download was begun and not finished: what is there of it must not pass for the whole."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def check_finished(folder: Path, is_wanted: Callable[[Path], bool]) -> None:
                 state = "is there as it was before it" if wanted.exists() else "is missing"
                 raise DataError(
                     f"{folder}: the download of {note.name} was not finished, {wanted.relative_to(whole)} {state}: "
-                    f"`{note.command} --to {base}` goes on with it"
+                    f"`{note.command} --to {shlex.quote(str(base))}` goes on with it"
                 )
 
 
