@@ -70,6 +70,29 @@ def test_a_confined_process_reads_and_computes_and_does_nothing_else(tmp_path: P
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "old")]
 
 
+UNCONFINED = """
+import io, sys
+from rl_data.grading.workers import replacing
+from rl_data.grading.workers.messages import Comparison, Request, Verdict
+import msgspec
+
+replacing.confine = lambda: False
+task = Request(task=Comparison(answer="1", label="1"), timeout_s=1.0)
+for is_confined in (False, True):
+    requests, output = io.BytesIO(msgspec.json.encode(task) + b"\\n"), open(1, "wb", buffering=0, closefd=False)
+    try:
+        replacing.answer_replaceably(requests, output, lambda _: Verdict(value=1.0, reason=""), is_confined=is_confined)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_a_child_that_is_not_confined_answers_only_where_its_owner_was_told_so(tmp_path: Path):
+    taken, verdict, refusal = run(UNCONFINED, tmp_path)
+    assert (taken, '"value":1.0' in verdict) == ("taken", True)
+    assert refusal == "the system has confined grading processes, and does so no more"
+
+
 @pytest.mark.parametrize("machine", HEADERS)
 def test_system_calls_have_the_numbers_of_the_kernel(machine: str):
     if not HEADERS[machine].exists():

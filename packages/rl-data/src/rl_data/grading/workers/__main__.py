@@ -30,8 +30,9 @@ def main(role: str) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
         warm_up()
         refuse_code_of_text()
-        output.write(READY if can_confine() else READY_UNCONFINED)
-        answer_replaceably(requests, output, _compare)
+        is_confined = can_confine()
+        output.write(READY if is_confined else READY_UNCONFINED)
+        answer_replaceably(requests, output, _compare, is_confined=is_confined)
     else:
         function = load_function(role)
         output.write(READY)

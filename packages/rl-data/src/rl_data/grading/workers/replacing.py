@@ -13,14 +13,20 @@ from rl_data.grading.workers.answering import Do, answer_all
 from rl_data.grading.workers.confinement import confine, end_with_parent
 from rl_data.grading.workers.messages import Verdict
 
-_INPUT_ENDED, _EXHAUSTED, _ORPHANED = 0, 3, 4
+_INPUT_ENDED, _EXHAUSTED, _ORPHANED, _UNCONFINED = 0, 3, 4, 5
 
 
-def answer_replaceably(requests: BinaryIO, output: BinaryIO, do: Do) -> None:
-    """Answers until the input ends, in one child after the other, each confined.
+def answer_replaceably(requests: BinaryIO, output: BinaryIO, do: Do, *, is_confined: bool) -> None:
+    """Answers until the input ends, in one child after the other, each confined where the system can do that.
 
     A child is a copy of this process, with all that was imported, and takes the next task as soon as it is made. For a
     task that ended its child, by the alarm or otherwise, the verdict is given here.
+
+    Args:
+        is_confined: whether the owner was told that the children are, so that one that is not must not answer.
+
+    Raises:
+        RuntimeError: if one is not although it should be.
     """
     is_busy = mmap.mmap(-1, 1)  # shared with the children: a verdict is owed only for a task that one was doing
     gc.collect()
@@ -30,10 +36,12 @@ def answer_replaceably(requests: BinaryIO, output: BinaryIO, do: Do) -> None:
         is_busy[0] = 0
         child = os.fork()
         if child == 0:
-            _be_a_child(owner, requests, output, do, is_busy)
+            _be_a_child(owner, requests, output, do, is_busy, must_confine=is_confined)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == _INPUT_ENDED:
             return
+        if status == _UNCONFINED:
+            raise RuntimeError("the system has confined grading processes, and does so no more")
         if is_busy[0]:
             output.write(msgspec.json.encode(_verdict_on(status)) + b"\n")
 
@@ -46,14 +54,18 @@ def can_confine() -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def _be_a_child(owner: int, requests: BinaryIO, output: BinaryIO, do: Do, is_busy: mmap.mmap) -> None:
+def _be_a_child(
+    owner: int, requests: BinaryIO, output: BinaryIO, do: Do, is_busy: mmap.mmap, *, must_confine: bool
+) -> None:
     """Never returns: what follows in the caller is the owner's alone."""
     status = _ORPHANED
     try:
         end_with_parent(signal.SIGKILL)
         if os.getppid() == owner:
-            confine()
-            status = _INPUT_ENDED if answer_all(requests, output, do, tell=_told_by(is_busy)) else _EXHAUSTED
+            if not confine() and must_confine:
+                status = _UNCONFINED
+            else:
+                status = _INPUT_ENDED if answer_all(requests, output, do, tell=_told_by(is_busy)) else _EXHAUSTED
     finally:
         os._exit(status)
 

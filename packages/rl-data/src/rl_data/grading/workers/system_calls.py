@@ -61,7 +61,7 @@ ALLOWED: Mapping[str, Numbers] = {
     "clock_getres": Numbers(229, 114),
     "nanosleep": Numbers(35, 101),
     "clock_nanosleep": Numbers(230, 115),
-    # Who and where the process is, and what it has used and may use.
+    # Who and where the process is, and what it has used.
     "getpid": Numbers(39, 172),
     "getppid": Numbers(110, 173),
     "gettid": Numbers(186, 178),
@@ -73,7 +73,6 @@ ALLOWED: Mapping[str, Numbers] = {
     "sysinfo": Numbers(99, 179),
     "times": Numbers(100, 153),
     "getrusage": Numbers(98, 165),
-    "getrlimit": Numbers(97, 163),
     "sched_getaffinity": Numbers(204, 123),
     # The C library's own: locks, and what it registers for its thread.
     "futex": Numbers(202, 98),
