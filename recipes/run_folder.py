@@ -28,7 +28,8 @@ SUMMARY_FILE = "summary.json"
 # What may change when a run is resumed: how long it goes on, how often it saves and looks, how long it waits, the
 # way by which weights get to the engines, which are the same bits by every way, where engines are that somebody else
 # runs, what becomes of bad rows, how many processes and requests read and grade at a time, and how many GPUs there are:
-# a checkpoint loads on any number of data-parallel ranks, while the flags for tensor and pipeline parallelism stay.
+# a checkpoint loads on any number of data-parallel ranks, while the flags for tensor and pipeline parallelism stay. Nor
+# does it matter whether trainer and engines share them, and whose memory is where.
 _FREE_ON_RESUME = (
     "num-rollout",
     "num-epoch",
@@ -42,6 +43,11 @@ _FREE_ON_RESUME = (
     "actor-num-gpus-per-node",
     "rollout-num-gpus",
     "rollout-num-gpus-per-engine",
+    "colocate",
+    "offload-rollout",
+    "offload-train",
+    "offload-train-parameters",
+    "sglang-mem-fraction-static",
     "num-data-workers",
     "on-bad-row",
     "max-bad-row-share",
@@ -178,7 +184,8 @@ def _check_same_settings(config_file: Path, config_text: str) -> None:
     before = cast("dict[str, object]", yaml.safe_load(config_file.read_text(encoding="utf-8")) or {})
     now = cast("dict[str, object]", yaml.safe_load(config_text) or {})
     for name in sorted(before.keys() | now.keys()):
-        if name in _FREE_ON_RESUME or name.endswith(_FREE_SUFFIXES) or before.get(name) == now.get(name):
+        is_free = name.removeprefix("no-") in _FREE_ON_RESUME or name.endswith(_FREE_SUFFIXES)
+        if is_free or before.get(name) == now.get(name):
             continue
         title, now_title = _title(config_file.read_text(encoding="utf-8")), _title(config_text)
         of = f" (of {title}, this is {now_title})" if title and title != now_title else ""

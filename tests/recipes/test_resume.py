@@ -75,8 +75,10 @@ def test_grpo_killed_interrupted_and_resumed_gives_what_grpo_in_one_go_gives(
     assert len(records(tmp_path / "run")) < len(expected)
     assert forget_evaluation(tmp_path / "run", 3) == 1  # as if it had been killed before: the checkpoint comes first
 
+    # From here on with an engine on the place of a rank, both with all their memory there.
+    shared = ("--colocate", "--no-offload-train", "--no-offload-rollout", "--rollout-num-gpus", 1)
     disk = ("--update-weight-transport", "disk", "--update-weight-mode", "delta", "--check-weight-update-equal")
-    interrupted = start(grpo(inputs, tmp_path / "run", "--resume", *disk))
+    interrupted = start(grpo(inputs, tmp_path / "run", "--resume", *shared, *disk))
     interrupted.wait_for("grpo 4 ")
     interrupted.press_ctrl_c()
     assert interrupted.end(10) == 130
