@@ -72,6 +72,10 @@ class Job:
             assert time.monotonic() < deadline, f"no {text!r} within {timeout_s} s:\n{self.output}"
             time.sleep(_POLL_S)
 
+    def add_words(self, *words: str) -> None:
+        """Puts more words onto the command line that the script is started with the next time."""
+        self._command += words
+
     def warn_of_time_limit(self) -> None:
         """SIGTERM to the script alone, as `--signal=B:TERM@SECONDS` asks for."""
         self._process.send_signal(signal.SIGTERM)

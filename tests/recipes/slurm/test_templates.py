@@ -43,8 +43,10 @@ def test_grpo_on_two_nodes_is_saved_requeued_and_ends_as_in_one_go(submit, easy_
     )
     job.wait_for("grpo 2 ")
     job.warn_of_time_limit()
+    job.add_words("--colocate")  # at first the engine has a place of its own; then there is one on each node
     assert job.end() == 0, job.output
     assert job.num_starts == 2
+    assert "\ncolocate: true\n" in (tmp_path / "run" / "config.yaml").read_text()
     steps = [line["step"] for line in records(tmp_path / "run") if line["phase"] == "grpo"]
     assert steps == [*range(1, NUM_GRPO_STEPS + 1)]
     logs = {file.name.rpartition("-")[2] for file in (tmp_path / "logs").iterdir()}
