@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,19 @@ def test_a_damaged_row_group_is_named_when_the_file_is_opened(tmp_path: Path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"rows\.parquet: row group 1 is damaged: "):
         open_rows(str(path))
+
+
+@pytest.mark.parametrize("num_bytes", [10, 1 << 21])
+def test_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int):
+    monkeypatch.setenv("RL_DATA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rows.jsonl").write_bytes(lines_of([{"text": "a" * num_bytes}]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may hold a byte
+    try:
+        with pytest.raises(DataError, match="what is made of a data file cannot be written there: File too large"):
+            open_rows(str(tmp_path / "rows.jsonl"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(("num_rows", "is_kept"), [(9_999, False), (10_000, True)])

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
+from rl_data.errors import DataError
+
 SMALL_BYTES = 1 << 20
 """What is made of data files below this size is made again each time, in a moment; below it, it shares a file."""
 _SPOOL_CHUNK_BYTES = 1 << 20
@@ -37,15 +39,23 @@ class MadeFile:
 
 
 def made_for_now(make: Make) -> MadeFile:
-    """Made in a file that goes with its last user. Small ones share one, for the sake of descriptors."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile())
-        counts = tuple(make(file))
-        file.flush()
-        if file.tell() < SMALL_BYTES:
-            return MadeFile(Spool.of_process().put(file).read, counts)
-        stack.pop_all()
-        return MadeFile(_OwnFile(file).read, counts)
+    """Made in a file that goes with its last user. Small ones share one, for the sake of descriptors.
+
+    Raises:
+        DataError: if there is no place for it; what `make` raises.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            counts = tuple(make(file))
+            file.flush()
+            if file.tell() < SMALL_BYTES:
+                return MadeFile(Spool.of_process().put(file).read, counts)
+            stack.pop_all()
+            return MadeFile(_OwnFile(file).read, counts)
+    except OSError as error:
+        what = f"{tempfile.gettempdir()}: what is made of a data file cannot be written there"
+        raise DataError(f"{what}: {error.strerror}; TMPDIR names another folder") from error
 
 
 class _OwnFile:
