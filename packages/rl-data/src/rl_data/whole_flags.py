@@ -1,4 +1,7 @@
-"""Flags by their whole names: none may be shortened, and one that is misspelt is told the nearest."""
+"""Flags by their whole names: none may be shortened, and one that is misspelt is told the nearest.
+
+rl-weights has the same: neither package needs the other.
+"""
 
 import argparse
 import difflib

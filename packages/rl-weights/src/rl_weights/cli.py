@@ -255,7 +255,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         how = "checksums of tensors compared, an older manifest has no others"
     else:
         how = "no checksums to compare with, only read"
-    outcome = "whole" if report.is_whole else f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
+    num_problems = len(report.problems)
+    outcome = "whole" if report.is_whole else "1 problem" if num_problems == 1 else f"{num_problems} problems"
     print(f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: {outcome}")
     return 0 if report.is_whole else 1
 
