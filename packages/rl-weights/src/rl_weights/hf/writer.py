@@ -18,6 +18,7 @@ from rl_weights.manifest import MANIFEST_FILE, entries_of_files
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.read_ahead import read_ahead
+from rl_weights.streamed_file import StreamedFile
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _DTYPE_CODES = {name: code for code, name in SAFETENSORS_NAMES.items()}
@@ -111,7 +112,7 @@ def _write_tensors(
 
 
 def _write_shard(file: Path, shard: Bucket, tensors: Iterator[torch.Tensor]) -> None:
-    with file.open("wb") as stream:
+    with StreamedFile(file) as stream:
         stream.write(_header(shard.specs))
         for name, dtype, shape in shard.specs:
             tensor = next(tensors, None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, cast
 
 import msgspec
 import torch
@@ -31,12 +31,12 @@ from rl_weights.json_value import JsonValue
 from rl_weights.manifest import ManifestBytes
 from rl_weights.read_ahead import read_ahead
 from rl_weights.rules.box import Box
+from rl_weights.streamed_file import StreamedFile
 from rl_weights.torch_dist.names import METADATA_FILE
 
 COMMON_STATE_KEY = "common_state/shard_0_1"
 DATA_SUFFIX = ".distcp"
 _BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
-_BUFFER_BYTES = 2**20
 _ALIGNMENT = 64
 """Of what is written, so that who maps the file into memory finds tensors at multiples of their elements' size."""
 
@@ -110,7 +110,7 @@ def write_file(
         advance: told of the bytes of each part once it is written.
     """
     written: list[StoredAt] = []
-    with file.open("wb", buffering=_BUFFER_BYTES) as stream, _without_crc32():
+    with StreamedFile(file) as stream, _without_crc32():
         for key, content in objects.items():
             written.append(_append_object(stream, file.name, key, [content]))
         with read_ahead((item.part, _made(item)) for item in parts) as made:
@@ -165,7 +165,7 @@ def _with_storage_of_its_own(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(tensor.dtype).view(tensor.shape)
 
 
-def _append_object(stream: BinaryIO, file: str, key: str, content: object) -> StoredAt:
+def _append_object(stream: StreamedFile, file: str, key: str, content: object) -> StoredAt:
     archive = io.BytesIO()
     torch.save(content, archive)
     start = _aligned(stream)
@@ -173,10 +173,10 @@ def _append_object(stream: BinaryIO, file: str, key: str, content: object) -> St
     return StoredAt(key, None, file, start, stream.tell() - start, checksum(archive.getvalue()))
 
 
-def _append(stream: BinaryIO, file: str, part: StoredPart, tensor: torch.Tensor) -> StoredAt:
+def _append(stream: StreamedFile, file: str, part: StoredPart, tensor: torch.Tensor) -> StoredAt:
     start = _aligned(stream)
     try:
-        torch.save(tensor, stream)
+        torch.save(tensor, cast("IO[bytes]", stream))
     except RuntimeError as error:
         # Its archive is closed also when a write has failed, and then complains of that, in the place of the reason.
         if isinstance(error.__context__, OSError | KeyboardInterrupt):
@@ -185,7 +185,7 @@ def _append(stream: BinaryIO, file: str, part: StoredPart, tensor: torch.Tensor)
     return StoredAt(part.key, part.offset, file, start, stream.tell() - start)
 
 
-def _aligned(stream: BinaryIO) -> int:
+def _aligned(stream: StreamedFile) -> int:
     """Where the next thing begins, once the stream is filled up to there."""
     stream.write(bytes(-stream.tell() % _ALIGNMENT))
     return stream.tell()
