@@ -17,7 +17,8 @@ What each part gave stays in --work, so --parts can spread them over several cal
 - logprob_abs_diff: mean absolute difference of the engine's and the trainer's log-probabilities, the largest of the
   steps;
 - memory_growth_gib: memory at the ends of phases, the last third of the steps less the third before, the largest of
-  the phases; only of at least 30 steps.
+  the phases but training, whose memory follows how long the step's samples are; only of at least 30 steps. What
+  training would keep shows in the phases after it.
 """
 
 import argparse
@@ -210,7 +211,7 @@ def _records(steps: Sequence[Mapping[str, Any]], floor: Sequence[Mapping[str, fl
         measured("logprob_abs_diff", max(step["logprob_abs_diff"] for step in steps), "nats"),
     ]
     if len(steps) >= _STEPS_OF_GROWTH:
-        growth = max(_growth(series) for series in _series(steps).values())
+        growth = max(_growth(series) for name, series in _series(steps).items() if not name.startswith("train_"))
         records.append(measured("memory_growth_gib", growth, "GiB"))
     if floor:
         ratio = statistics.mean(one["step_over_floor"] for one in floor)

@@ -92,7 +92,8 @@ BARS = (
     ),
     Bar(
         name="memory_growth_gib",
-        what="growth of memory in use over 30 GRPO steps, largest of the phases, the last third over the third before",
+        what="growth of memory in use over 30 GRPO steps, the last third over the third before, largest of the phases "
+        "but training",
         limit=0.1,
         unit=" GiB",
     ),

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench.grpo_step import _arrivals, _floor, _growth, nats_per_token, write_prompts
+from bench.grpo_step import _arrivals, _floor, _growth, _records, nats_per_token, write_prompts
 from bench.model_configs import MODEL_CONFIGS
 from bench.random_checkpoint import make_checkpoint
 from rl_data.testing import make_sample
@@ -15,6 +15,19 @@ from rl_data.wire import append_samples
 def test_growth_compares_the_last_third_with_the_third_before():
     assert _growth([9.0, 9.0, 1.0, 2.0, 3.0, 4.0]) == 2.0
     assert _growth([5.0]) == 0.0
+
+
+def test_growth_leaves_out_training_whose_memory_follows_the_samples():
+    steps = [
+        {
+            "seconds": {"switch": 0.1},
+            "logprob_abs_diff": 0.0,
+            "memory_gib": {"train_device": float(number), "publish_device": number / 100, "publish_reserved_peak": 9.0},
+        }
+        for number in range(30)
+    ]
+    records = {record.name: record.value for record in _records(steps, [])}
+    assert records["memory_growth_gib"] == pytest.approx(0.1, abs=0.01)
 
 
 def test_a_step_lasts_from_one_line_to_the_next():
