@@ -129,7 +129,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     check_together(parsed)
     num_steps_per_rollout = batch.num_steps_per_rollout(rollout.rollout_batch_size * rollout.n_samples_per_prompt)
     model_config = read_model_config(run.hf_checkpoint)
-    check_weights(run.hf_checkpoint, model_config)
+    check_weights(run, model_config, has_engines=True)
     check_engine_ranks(parsed.get(EnginePlacementConfig).rollout_num_gpus_per_engine, model_config)
     server_rooms = check_servers(parsed.get(EnginePlacementConfig), run.hf_checkpoint)
     world_size = parsed.get(TrainerPlacementConfig).world_size

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +61,10 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=False)
     check_held_out(parsed)
     model_config = read_model_config(run.hf_checkpoint)
-    check_weights(run.hf_checkpoint, model_config)
+    check_weights(run, model_config, has_engines=True)
     check_engine_ranks(placement.rollout_num_gpus_per_engine, model_config)
     world_size = parsed.get(TrainerPlacementConfig).world_size
-    with ForeignParsers() as own:
-        loading = parsers or own
+    with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
         bad = check_eval_rows(parsed, tokenizer)

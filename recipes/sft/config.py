@@ -19,7 +19,6 @@ from rl_data import ConversationDataConfig, ConversationSource, RowNote
 from rl_data.json import JsonValue
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
-from rl_weights.rules import rules_for
 
 PROGRAM = "python -m recipes.sft"
 OWN_CONFIGS = (
@@ -75,9 +74,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     model_config = read_model_config(run.hf_checkpoint)
     if run.ref_load is not None and not run.loads_what_it_saved:
         raise UsageError(f"--ref-load {run.ref_load} has no effect in supervised training; give --load")
-    if run.first_weights == run.hf_checkpoint:
-        check_weights(run.hf_checkpoint, model_config)
-    rules_for(model_config)
+    check_weights(run, model_config, has_engines=False)
     data = parsed.get(ConversationDataConfig)
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)

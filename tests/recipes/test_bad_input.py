@@ -5,11 +5,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from recipes.arguments.usage import is_usage_error
+from recipes.grpo.config import parse
 from recipes.grpo.config import read_job as read_grpo
+from recipes.grpo.eval_only import eval_job_of
 from recipes.sft.config import read_job as read_sft
+from rl_train.megatron.checkpoint_folder import TRACKER
 from tests.recipes.running import ROOT, recipe
 
 GOOD_ROW = json.dumps({"prompt": [{"role": "user", "content": "What is 2 + 2?"}], "label": "4"})
@@ -27,6 +32,10 @@ def grpo_words(inputs, folder, *words):
 def sft_words(inputs, folder, *words):
     paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.conversations, "--run-dir", folder / "run")
     return [*map(str, ("--preset", "tiny_sft", *paths, *words))]
+
+
+def read_eval(words, parsers=None):
+    return eval_job_of(parse(words), parsers)
 
 
 def refusal(read_job, words, folder, parsers=None):
@@ -109,7 +118,11 @@ def copied_model(inputs, folder, changes, left_out=()):
     ("changes", "left_out", "message"),
     [
         ({}, ["config.json"], "--hf-checkpoint {model}: expected a config.json in it, there is none"),
-        ({}, ["*.safetensors"], "{model}: neither model.safetensors nor model.safetensors.index.json is there"),
+        (
+            {},
+            ["*.safetensors"],
+            "--hf-checkpoint: {model}: neither model.safetensors nor model.safetensors.index",
+        ),
         ({}, ["tokenizer*"], "{model}: expected tokenizer.json or tokenizer_config.json, found "),
         (
             {"architectures": ["LlamaForCausalLM"]},
@@ -125,7 +138,7 @@ def copied_model(inputs, folder, changes, left_out=()):
         (
             {"intermediate_size": 77},
             [],
-            "--hf-checkpoint {model}: model.layers.0.mlp.gate_proj.weight: by its config.json expected shape [77, ",
+            "--hf-checkpoint {model}: model.layers.0.mlp.gate_proj.weight: by config.json expected shape [77, ",
         ),
     ],
     ids=["no-config", "no-weights", "no-tokenizer", "llama", "text", "more-layers", "other-shape"],
@@ -134,6 +147,28 @@ def test_a_model_folder_that_cannot_be_used_is_refused(inputs, tmp_path, changes
     model = copied_model(inputs, tmp_path, changes, left_out)
     said = refusal(read_grpo, grpo_words(inputs, tmp_path, "--hf-checkpoint", model), tmp_path)
     assert said.startswith(message.format(model=model))
+
+
+@pytest.mark.parametrize("flag", ["--load", "--ref-load"])
+def test_first_weights_and_those_of_the_reference_are_the_models_too(inputs, tmp_path, flag):
+    other = copied_model(inputs, tmp_path, {}, ["*.safetensors"])
+    words = ["--eval-only", "--eval-prompt-data", "held-out", inputs.eval_prompts]
+    reading = [(read_grpo, grpo_words(inputs, tmp_path, flag, other, "--use-kl-loss"))]
+    if flag == "--load":
+        reading += [(read_sft, sft_words(inputs, tmp_path, flag, other))]
+        reading += [(read_eval, grpo_words(inputs, tmp_path, flag, other, *words))]
+    for read_job, asked in reading:
+        said = refusal(read_job, asked, tmp_path)
+        assert said.startswith(f"{flag}: {other}: neither model.safetensors nor model.safetensors.index.json is there")
+    (other / TRACKER).write_text("7")
+    said = refusal(read_grpo, reading[0][1], tmp_path)
+    assert said == f"{flag}: {other / TRACKER} names iter_0000007, which is not in {other}"
+    (other / TRACKER).unlink()
+    save_file({"model.embed_tokens.weight": np.zeros((2, 3), np.float32)}, other / "model.safetensors")
+    for read_job, asked in reading:
+        said = refusal(read_job, asked, tmp_path)
+        assert said.startswith(f"{flag} {other}: model.embed_tokens.weight: by config.json expected shape [")
+        assert said.endswith("], got [2, 3]")
 
 
 @pytest.mark.parametrize(
