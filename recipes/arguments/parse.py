@@ -6,7 +6,7 @@ to Megatron. Nothing heavy is imported here, so a mistyped flag is reported at o
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from recipes.arguments.dataclass_flags import flags_of, instances
 from recipes.arguments.flags_slime import ALWAYS, Always
 from recipes.arguments.help import help_text
 from recipes.arguments.known import NO_ENGINE, Kind, kind_of
-from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path
+from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path, switched_off
 from recipes.errors import UsageError
 
 PRESETS = Path(__file__).parent.parent / "presets"
@@ -83,8 +83,8 @@ def parse_arguments(
             )
         )
         raise SystemExit(0)
-    given = _all_given(argv, presets_dir, needless or {})
     own_names = {flag.name for config in own_configs for flag in flags_of(config)}
+    given = _all_given(argv, presets_dir, needless or {}, own_names)
     by_kind: dict[Kind, dict[str, Given]] = {kind: {} for kind in Kind}
     problems: list[str] = []
     for flag, one in given.items():
@@ -116,12 +116,15 @@ def _title(program: str, argv: Sequence[str]) -> str:
     return first_line if first_line.startswith(f"{program} --preset ") else program
 
 
-def _all_given(argv: Sequence[str], presets_dir: Path, needless: Mapping[str, Mapping[str, str]]) -> dict[str, Given]:
+def _all_given(
+    argv: Sequence[str], presets_dir: Path, needless: Mapping[str, Mapping[str, str]], own_names: Set[str]
+) -> dict[str, Given]:
     """Every flag of the presets, the files and the words, and those that need not be given beside one of them."""
     words = from_command_line(argv)
+    files = [preset_path(_one_value(word), presets_dir) for word in words if word.flag == "--preset"]
+    files += [Path(_one_value(word)) for word in words if word.flag == "--config"]
     given = merged(
-        *(from_file(preset_path(_one_value(word), presets_dir)) for word in words if word.flag == "--preset"),
-        *(from_file(Path(_one_value(word))) for word in words if word.flag == "--config"),
+        *([switched_off(one, own_names) for one in from_file(file)] for file in files),
         (word for word in words if word.flag not in ("--preset", "--config")),
     )
     for flag in needless.keys() & given.keys():

@@ -3,14 +3,15 @@
 A file holds one mapping from flags without their dashes to values:
 
     tensor-model-parallel-size: 2
-    bf16: true                      # a flag without a value; false takes back what a preset set
+    bf16: true                      # a flag without a value; null takes back what a preset set, and so does false
+    offload-train: false            # --no-offload-train, where there is such a flag
     rollout-stop: ["\\n\\n", "END"]   # a flag with several values
     apply-chat-template-kwargs: {enable_thinking: false}
 """
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -29,6 +30,8 @@ class Given(NamedTuple):
     """Where it was given, for messages: "" for the command line, "FILE:LINE" for a file."""
     is_off: bool = False
     """A file's `false` or `null`: as if the flag were not given."""
+    is_false: bool = False
+    """A file's `false`."""
 
     def located(self, message: str) -> str:
         """The message, with file and line in front if the flag was given in a file."""
@@ -104,8 +107,9 @@ def _from_node(path: Path, key: yaml.Node, value: yaml.Node) -> Given:
     if isinstance(value, yaml.ScalarNode):
         # Only `true`, `false` and `null` are read as more than text, so that `no` and `1e-6` stay what they are.
         is_plain = value.style is None
-        if is_plain and value.value.lower() in ("true", "false", "null", "~", ""):
-            return Given(flag, (), origin, is_off=value.value.lower() != "true")
+        text = value.value.lower()
+        if is_plain and text in ("true", "false", "null", "~", ""):
+            return Given(flag, (), origin, is_off=text != "true", is_false=text == "false")
         return Given(flag, (value.value,), origin)
     if isinstance(value, yaml.MappingNode):
         return Given(flag, (json.dumps(_object(path, value)),), origin)
@@ -137,6 +141,12 @@ def preset_path(name: str, presets: Path) -> Path:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
     raise UsageError(f"--preset {name}: there is no such preset; there {'is' if len(near) == 1 else 'are'} "
                      f"{', '.join(near)}")  # fmt: skip
+
+
+def switched_off(given: Given, names: Set[str]) -> Given:
+    """A file's `false` for a flag that has an opposite with `--no-` among the names is that opposite."""
+    opposite = "--no-" + given.flag[2:]
+    return Given(opposite, (), given.origin) if given.is_false and opposite in names else given
 
 
 def merged(*layers: Iterable[Given]) -> dict[str, Given]:

@@ -107,9 +107,12 @@ def test_an_equals_sign_may_join_a_flag_and_its_value():
     assert parse("--width=3", "--speed=-1").get(PaintConfig).speed == -1.0
 
 
-def test_a_switch_without_a_default_can_be_given_either_way_and_the_later_wins(presets, tmp_path):
-    masked = "masked: true\n"
-    (presets / "masked.yaml").write_text(masked)
+def test_a_switch_without_a_default_can_be_given_either_way_and_the_later_wins(presets, tmp_path, monkeypatch):
+    (presets / "masked.yaml").write_text("masked: true\n")
+    (presets / "unmasked.yaml").write_text("masked: false\n")
+    monkeypatch.chdir(tmp_path)
+    for name, line in (("false", "masked: false"), ("null", "masked: null"), ("not-no", "no-masked: false")):
+        Path(name).write_text(line)
     given = {
         (): None,
         ("--masked",): True,
@@ -117,6 +120,11 @@ def test_a_switch_without_a_default_can_be_given_either_way_and_the_later_wins(p
         ("--masked", "--no-masked"): False,
         ("--no-masked", "--masked"): True,
         ("--preset", "masked", "--no-masked"): False,
+        ("--config", "false"): False,
+        ("--preset", "masked", "--config", "false"): False,
+        ("--config", "false", "--masked"): True,
+        ("--preset", "masked", "--config", "null"): None,
+        ("--preset", "unmasked", "--config", "not-no"): None,
     }
     for words, expected in given.items():
         parsed = parse("--width", "1", *words, presets=presets)
