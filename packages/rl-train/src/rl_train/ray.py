@@ -209,6 +209,7 @@ class TrainerGroup:
         deadline_s = limit_s if deadline_s is None else deadline_s
         chosen = (tuple(sinks), bucket_bytes, deadline_s, sync or SyncConfig())
         if chosen != self._sinks:
+            self._sinks = None  # where planning fails, the ranks have no plan at all
             self._call("set_sinks", chosen, limit_s, "planning weight sync")
             self._sinks = chosen
         doing = f"publishing version {version}"

@@ -230,6 +230,8 @@ def check_closing(trainer: Trainer, *, vocab_size: int) -> None:
     trainer.close()
     _raises(lambda: trainer.train_step(batch), "a step of a closed trainer")
     _raises(lambda: trainer.compute_logprobs(batch), "a forward pass of a closed trainer")
+    _raises(lambda: trainer.release_memory(TrainerPart.GRADIENTS), "releasing the memory of a closed trainer")
+    _raises(trainer.resume_memory, "taking back the memory of a closed trainer")
 
 
 def _check_memory(trainer: Trainer, batch: TrainBatch, folder: Path) -> None:

@@ -187,7 +187,11 @@ class Case:
             if TrainerPart.PARAMETERS not in given_up:
                 published.append(digest(trainer) == before)
             messages = []
-            for call in (lambda: trainer.train_step(batch), lambda: trainer.tensor_source()):
+            for call in (
+                lambda: trainer.train_step(batch),
+                lambda: trainer.tensor_source(),
+                lambda: trainer.load_reference(self.model),
+            ):
                 try:
                     call() if given_up else None
                 except MemoryReleasedError as error:
@@ -268,8 +272,24 @@ class Case:
     def promises(self) -> dict:
         """What a trainer promises, checked by all its ranks alike."""
         trainer = self.trainer()
-        check_trainer(trainer, vocab_size=self.config["vocab_size"], folder=self.folder / "promises.checkpoints")
-        return {"has_groups": dist.is_initialized()}
+        folder = self.folder / "promises.checkpoints"
+        check_trainer(trainer, vocab_size=self.config["vocab_size"], folder=folder)
+        batch = self.batch(trainer)
+        messages = []
+        for call in (
+            lambda: trainer.compute_reference_logprobs(batch),
+            lambda: trainer.load_reference(self.model),
+            lambda: trainer.tensor_source(),
+            lambda: trainer.export_hf(folder / "hf", self.model),
+            lambda: trainer.save_checkpoint(folder, {}),
+            lambda: trainer.load_checkpoint(folder),
+            lambda: trainer.memory_use(),
+        ):
+            try:
+                call()
+            except TrainerError as error:
+                messages.append(str(error))
+        return {"has_groups": dist.is_initialized(), "messages": messages}
 
     def refuse(self) -> dict:
         """Errors of what does not fit."""
@@ -318,9 +338,19 @@ class Case:
             trainer.export_hf(occupied, self.model)
         except CheckpointError as error:
             messages.append(str(error))
+        # Rank 0 alone makes a checkpoint's folder, in which all write, and names it in the tracker file.
+        unnameable = self.folder / "unnameable"
+        (unnameable / checkpoint_folder.TRACKER).mkdir(parents=True, exist_ok=True)
+        for checkpoints in (occupied / "something" / "checkpoints", unnameable):
+            try:
+                trainer.save_checkpoint(checkpoints, {})
+            except TrainerError as error:
+                messages.append(str(error))
+        of_ranks: list = [None, None]
+        dist.all_gather_object(of_ranks, messages)
         step = step_json(trainer.train_step(batch))
         trainer.close()
-        return {"messages": messages, "step": step}
+        return {"messages": messages, "is_same": of_ranks == [messages, messages], "step": step}
 
     def stranger(self) -> dict:
         """Checkpoints whose metadata, or whose objects, would run code."""

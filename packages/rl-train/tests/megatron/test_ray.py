@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from rl_train.algorithms import LossFunction, LossInputs, LossOutput, sft_loss
-from rl_train.errors import TrainConfigError, TrainerDeadlineError, TrainerError
+from rl_train.errors import MemoryReleasedError, TrainConfigError, TrainerDeadlineError, TrainerError
 from rl_train.megatron.arguments import MegatronArguments, parse_megatron_args
 from rl_train.megatron.config import TrainerGroupConfig
 from rl_train.megatron.rank import TrainerSpec
 from rl_train.testing import check_closing, check_training, sample_batch
+from rl_train.trainer import TrainerPart
 from rl_weights import TensorSpec
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def test_pipeline_stages_publish_and_a_killed_rank_is_named(cluster: None, model
 
 
 def test_errors_in_what_was_asked_for_leave_the_group_whole(group: "TrainerGroup", model: Path, tmp_path: Path) -> None:
-    from rl_weights import CheckpointError, SyncError
+    from rl_weights import CheckpointError, SyncConfig, SyncError
 
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "something").touch()
@@ -231,6 +232,16 @@ def test_errors_in_what_was_asked_for_leave_the_group_whole(group: "TrainerGroup
     sink = ActorSink(slow_s=1.0)
     group.publish(2, [sink], deadline_s=60.0)  # its actor may have to start first
     assert sink.weight_version() == 2
+    group.release_memory(TrainerPart.PARAMETERS)
+    with pytest.raises(MemoryReleasedError, match="publishing version 3 needs parameters"):
+        group.publish(3, [sink], deadline_s=60.0)  # to the same sinks, whose plan is there
+    to_disk = SyncConfig(transport="disk", folder=tmp_path / "sync")
+    with pytest.raises(MemoryReleasedError, match="reading the weights needs parameters"):
+        group.publish(3, [sink], deadline_s=60.0, sync=to_disk)
+    group.resume_memory()
+    group.publish(3, [sink], deadline_s=60.0)  # the plan that the failed one took the place of is made again
+    assert sink.weight_version() == 3
+    losses.append(group.train_step(batch).loss)
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == len(losses)
 

@@ -208,6 +208,10 @@ def test_reference_weights_are_swapped_in_and_out(results: dict) -> None:
 
 def test_a_rank_keeps_the_promises_of_a_trainer(results: dict) -> None:
     assert results["promises"]["has_groups"] is False  # and it would not have come so far if it broke one
+    never, *closed = results["promises"]["messages"]
+    assert "load_reference was not called" in never
+    assert len(closed) == 6
+    assert all("was asked of a trainer that was closed" in message for message in closed)
 
 
 def test_what_does_not_fit_is_refused(results: dict) -> None:
@@ -220,10 +224,14 @@ def test_what_does_not_fit_is_refused(results: dict) -> None:
 
 def test_what_one_rank_refuses_is_refused_by_all_and_the_trainer_goes_on(results: dict) -> None:
     case = results["refuse_dp"]
-    ids, first, occupied = case["messages"]
+    ids, first, occupied, begun, committed = case["messages"]
+    assert case["is_same"]
     assert "micro-batch 1 of data-parallel rank 1: expected token ids from 0 to 100, got 1" in ids
     assert "micro-batch 1 of data-parallel rank 1: token 0 begins its sequence" in first
     assert "occupied" in occupied
+    for message, reason in ((begun, "Not a directory"), (committed, "Is a directory")):
+        assert "iter_0000000.tmp: the checkpoint was not written, with " in message
+        assert reason in message
     assert case["step"] == results["dp"]["steps"][0]
 
 
@@ -250,9 +258,10 @@ def test_memory_that_is_given_up_is_empty_and_comes_back_bit_by_bit(results: dic
     assert gradients == {**nothing, "gradients": 0}
     assert optimizer == {"gradients": 0, "optimizer": 0, "parameters": nothing["parameters"]}
     assert everything == {"gradients": 0, "optimizer": 0, "parameters": 0}
-    steps, sources = case["messages"]
+    steps, sources, references = case["messages"]
     assert "a training step needs gradients and optimizer and parameters, which are released" in steps
     assert "reading the weights needs parameters, which are released" in sources
+    assert "loading a reference policy needs parameters, which are released" in references
     parked = [use["parked_bytes"] for use in case["uses"]]
     assert parked[0] == parked[1] == 0
     assert 0 < parked[2] < parked[3]

@@ -3,10 +3,12 @@
 # pyright: standard
 # Megatron-Core is annotated in part only.
 
+import os
 import queue
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +60,22 @@ class Checkpointer:
         Whenever it is interrupted, the tracker names a complete checkpoint.
 
         Raises:
-            TrainerError: if a rank could not write.
+            TrainerError: if a rank could not write. On every rank, unless it is one of Megatron's own small files,
+                which rank 0 writes alone.
         """
         is_first = dist.get_rank() == 0
-        # The other ranks are told where, so that they write nothing before the folder is there.
-        told: list[str | None] = [str(checkpoint_folder.begin(folder, step)) if is_first else None]
-        dist.broadcast_object_list(told)
-        assert told[0] is not None
-        partial = Path(told[0])
+        partial = checkpoint_folder.partial_of(folder, step)
+        # The other ranks write nothing before the folder is there.
+        with same_outcome(), _refusal_named(partial):
+            if is_first:
+                checkpoint_folder.begin(folder, step)
         _write_in_this_process()
-        try:
+        with _refusal_named(partial):
             dist_checkpointing.save(self._state(is_loading=False), str(partial), TorchDistSaveShardedStrategy())
-        except (OSError, RuntimeError, CheckpointException) as error:
-            # Megatron's writer gives the class of an OSError, and not what it said.
-            free_mb = shutil.disk_usage(partial).free / 2**20
-            raise TrainerError(
-                f"{partial}: the checkpoint was not written, with {free_mb:.1f} MiB free on that disk; the one before "
-                f"it is still the latest: {error}"
-            ) from error
-        if is_first:
-            checkpoint_folder.commit(partial, TrainerState(step=step, parallel_sizes=_parallel_sizes(), caller=state))
-        dist.barrier()
+        saved = TrainerState(step=step, parallel_sizes=_parallel_sizes(), caller=state)
+        with same_outcome(), _refusal_named(partial):
+            if is_first:
+                checkpoint_folder.commit(partial, saved)
         return partial.with_suffix("")
 
     def load(self, folder: Path) -> tuple[int, Mapping[str, JsonValue]]:
@@ -116,6 +113,21 @@ class Checkpointer:
             "rng_state": _random_states(),
             "checkpoint_version": 3.0,
         }
+
+
+@contextmanager
+def _refusal_named(partial: Path) -> Generator[None]:
+    """Raises TrainerError, which says where and how much room there is, for what the disk refuses."""
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        # Megatron's writer gives the class of an OSError, and not what it said.
+        nearest = next(one for one in (partial, *partial.parents) if os.access(one, os.F_OK))
+        free_mb = shutil.disk_usage(nearest).free / 2**20
+        raise TrainerError(
+            f"{partial}: the checkpoint was not written, with {free_mb:.1f} MiB free on that disk; the one before "
+            f"it is still the latest: {error}"
+        ) from error
 
 
 def _resumable(folder: Path) -> tuple[Path, TrainerState]:

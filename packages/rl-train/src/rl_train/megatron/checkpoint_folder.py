@@ -45,9 +45,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return checkpoint
 
 
+def partial_of(folder: Path, step: int) -> Path:
+    """The folder beside the final one that a checkpoint is written into."""
+    return folder / f"iter_{step:07d}.tmp"
+
+
 def begin(folder: Path, step: int) -> Path:
-    """An empty folder beside the final one, to be written into. What an interrupted save left there goes."""
-    partial = folder / f"iter_{step:07d}.tmp"
+    """`partial_of`, made, and empty: what an interrupted save left there goes."""
+    partial = partial_of(folder, step)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

@@ -115,8 +115,8 @@ class TrainerRank:
 
     def close_meeting(self) -> None:
         """Removes what `listen` and publishing left on the disk, once no rank needs it. Another thread may call it."""
-        if self._publisher is not None:
-            self._publisher.close()
+        if (publisher := self._publisher) is not None:
+            publisher.close()
         if self._meeting_folder is not None:
             shutil.rmtree(self._meeting_folder, ignore_errors=True)
 
@@ -190,6 +190,7 @@ class TrainerRank:
         with self._doing_now(f"planning weight sync to {len(sinks)} engines"):
             if self._publisher is not None:
                 self._publisher.close()
+                self._publisher = None
             source = self._ready.tensor_source()
             if self._host != LOOPBACK and sync.host is None and sync.meets:
                 sync = replace(sync, host=self._host)
@@ -206,6 +207,7 @@ class TrainerRank:
         """Hands the weights to the sinks as `version`, and compares if asked to. Collective."""
         assert self._publisher is not None, "set_sinks() comes first"
         with self._doing_now(f"publishing version {version}"):
+            self._ready.require_weights(f"publishing version {version}")
             return self._publisher.publish(version, verify=verify)
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, JsonValue]) -> Path:

@@ -99,13 +99,14 @@ class MegatronTrainer:
         self._checkpointer = Checkpointer(self._model, self._optimizer, self._scheduler)
         self._memory = RankMemory(self._model, self._optimizer)
         self._reference: ReferenceWeights | None = None
+        self._num_data_parallel_ranks: int = parallel_state.get_data_parallel_world_size()
         self._num_steps = 0
         self._is_closed = False
 
     @property
     def num_data_parallel_ranks(self) -> int:
         """How many ways `TrainBatch.microbatches` must be split."""
-        return parallel_state.get_data_parallel_world_size()
+        return self._num_data_parallel_ranks
 
     @property
     def pad_to_multiple(self) -> int:
@@ -191,6 +192,7 @@ class MegatronTrainer:
 
     def load_reference(self, weights: Path) -> None:
         """Keeps a second set of weights in host memory for `compute_reference_logprobs`. Collective."""
+        self._require("loading a reference policy", TrainerPart.PARAMETERS)
         self._reference = ReferenceWeights.load(self._model, weights, self._model_config)
 
     def compute_reference_logprobs(self, batch: TrainBatch) -> list[list[NDArray[np.float32]]]:
@@ -206,9 +208,21 @@ class MegatronTrainer:
             return self.compute_logprobs(batch)
 
     def tensor_source(self) -> MegatronTensorSource:
-        """The present weights under their Hugging Face names, for `rl_weights.Publisher`. Collective."""
-        self._require("reading the weights", TrainerPart.PARAMETERS)
+        """The present weights under their Hugging Face names, for `rl_weights.Publisher`. Collective.
+
+        It reads them anew each time, and only where `require_weights` does nothing.
+        """
+        self.require_weights("reading the weights")
         return MegatronTensorSource(self._model, self._model_config)
+
+    def require_weights(self, doing: str) -> None:
+        """Does nothing while the weights can be read. For who keeps a `tensor_source`, before each use.
+
+        Raises:
+            MemoryReleasedError: beginning with `doing`, if they are released.
+            TrainerError: likewise, if the trainer was closed.
+        """
+        self._require(doing, TrainerPart.PARAMETERS)
 
     def export_hf(self, folder: Path, template: Path) -> Path:
         """Writes the present weights as a Hugging Face model, with config and tokenizer of `template`. Collective.
@@ -256,6 +270,7 @@ class MegatronTrainer:
 
     def memory_use(self) -> MemoryUse:
         """What this rank holds now and, on a GPU, held at most since the last call."""
+        self._require("measuring memory")
         return self._memory.use()
 
     def close(self) -> None:
