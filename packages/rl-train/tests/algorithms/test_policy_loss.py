@@ -120,9 +120,10 @@ def naive_loss(inputs: LossInputs, config: AlgorithmConfig) -> tuple[float, dict
             if config.advantage_estimator == "cispo":
                 loss, clipped = -bounded * advantage * new, bounded != ratio
             else:
-                loss, clipped = -min(ratio * advantage, bounded * advantage), bounded * advantage < ratio * advantage
+                loss = -min(ratio * advantage, bounded * advantage)
                 if config.eps_clip_c is not None and advantage < 0:
                     loss = min(loss, config.eps_clip_c * -advantage)
+                clipped = loss != -ratio * advantage
             if config.use_tis:
                 tis = math.exp(by_level.get(config.tis_level, gap))
                 sums["tis_ratio"] += tis

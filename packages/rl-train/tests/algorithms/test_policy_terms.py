@@ -88,8 +88,10 @@ def test_dual_clip_bounds_the_loss_of_a_runaway_token_with_a_negative_advantage(
     term = clipped_policy_term(logs(0.5, 1, 10), torch.tensor([1.0, -1, -4]), eps_low=0.2, eps_high=0.2, dual_clip=3)
     assert_values(term.loss, -0.5, 1, 12)
     assert_values(term.loss.sum(), 12.5)
+    assert term.is_clipped.tolist() == [False, False, True]
     term = clipped_policy_term(logs(2, 2, 0.5), torch.tensor([2.0, -2, 2]), eps_low=0.2, eps_high=0.2, dual_clip=1.5)
     assert_values(term.loss, -2.4, 3, -1)
+    assert term.is_clipped.tolist() == [True, True, False]
 
 
 def test_a_ratio_of_one_gives_the_negative_advantage():

@@ -48,4 +48,4 @@ def clipped_policy_term(
     loss = torch.maximum(plain, bounded)
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
-    return PolicyTerm(loss, bounded > plain)
+    return PolicyTerm(loss, loss != plain)

@@ -30,7 +30,8 @@ class PolicyLoss:
     Metrics, summed over trained tokens:
         logprob_abs_diff: |old policy - engine|, the mismatch between trainer and engine.
         ppo_kl: old minus present log-probability.
-        ratio: present over old policy (the sequence's under gspo). clip_fraction: tokens that a clip bound decides.
+        ratio: present over old policy (the sequence's under gspo). clip_fraction: tokens that a clip bound decides,
+            that of dual clip included, which slime leaves out.
         entropy, kl: where the inputs or the configuration bring them.
         tis_ratio, tis_clip_fraction: importance weight before its bounds, tokens that the bounds change.
         rs_drop_fraction, opsm_drop_fraction: tokens dropped by --use-rs and --use-opsm.
