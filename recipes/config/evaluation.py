@@ -43,7 +43,8 @@ class EvalConfig:
         default=False,
         metadata={
             "help": "start the engines alone, evaluate the weights that a run would start from, and end; what says "
-            "how to train has no effect, and --prompt-data and --num-rollout are not needed"
+            "how to train has no effect, and --prompt-data, --num-rollout, --rollout-batch-size and "
+            "--global-batch-size are not needed"
         },
     )
     eval_interval: int | None = field(

@@ -43,7 +43,11 @@ class RunConfig:
     )
     num_rollout: int | None = field(default=None, metadata={"help": "steps of the run"})
     num_epoch: int | None = field(
-        default=None, metadata={"help": "how often the data set is read; with --num-rollout, what ends first"}
+        default=None,
+        metadata={
+            "help": "how often the data set is read, but for bad rows; what is left out as too long is made up for by "
+            "reading on. With --num-rollout, what ends first"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -74,7 +78,7 @@ class RunConfig:
         return self.run_dir / "checkpoints" if self.save is None else self.save
 
     def num_steps(self, *, num_rows: int, rows_per_step: int) -> int:
-        """Steps of the run over a data set of `num_rows`, of which a step reads `rows_per_step`.
+        """Steps of the run over a data set with `num_rows` good rows, of which a step reads `rows_per_step`.
 
         Raises:
             UsageError: if --num-epoch gives no whole step.

@@ -23,9 +23,10 @@ from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights
+from recipes.resume import check_length
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
-from rl_data import GraderConfig, PromptDataConfig, PromptSource, RowNote, Tokenizer
+from rl_data import GraderConfig, PromptDataConfig, PromptSource, RowNote
 from rl_data.json import JsonValue
 from rl_rollout import EngineConfig, RolloutConfig
 from rl_rollout.sglang.arguments import SGLangArguments
@@ -50,7 +51,14 @@ OWN_CONFIGS = (
     MegatronTrainerConfig,
     TrainerGroupConfig,
 )
-NEEDLESS = {"--eval-only": {"--prompt-data": "none", "--num-rollout": "1"}}
+NEEDLESS = {
+    "--eval-only": {
+        "--prompt-data": "none",
+        "--num-rollout": "1",
+        "--rollout-batch-size": "1",
+        "--global-batch-size": "1",
+    }
+}
 """A flag -> the flags that need not be given beside it, and what they are then."""
 
 
@@ -73,7 +81,6 @@ class GRPOJob:
     megatron: MegatronArguments
     sglang: SGLangArguments
     model_config: Mapping[str, JsonValue]
-    tokenizer: Tokenizer
     source: PromptSource
     bad_rows: Sequence[RowNote]
     """Rows, for training or evaluation, that will be skipped."""
@@ -138,7 +145,8 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         tokenizer = open_tokenizer(run.hf_checkpoint)
         rows = check_training_rows(parsed, tokenizer)
         bad_held_out = check_eval_rows(parsed, tokenizer)
-        num_rollouts = run.num_steps(num_rows=rows.num_rows, rows_per_step=rollout.rollout_batch_size)
+        num_rollouts = run.num_steps(num_rows=rows.num_good, rows_per_step=rollout.rollout_batch_size)
+        check_length(run, num_rollouts)
         foreign = loading.read(
             parsed,
             hf_checkpoint=run.hf_checkpoint,
@@ -165,7 +173,6 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         megatron=foreign.megatron,
         sglang=foreign.sglang,
         model_config=model_config,
-        tokenizer=tokenizer,
         source=open_training(parsed, foreign, tokenizer, rows, server_rooms),
         bad_rows=[*rows.bad, *(note for notes in bad_held_out.values() for note in notes)],
         eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad_held_out, server_rooms),

@@ -17,7 +17,7 @@ from rl_rollout import RolloutConfig
 class TrainingRows(NamedTuple):
     """What is known of the rows for training after each was checked."""
 
-    num_rows: int
+    num_good: int
     bad: Sequence[RowNote]
     """Those that will be skipped."""
 
@@ -30,7 +30,8 @@ def check_training_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> Traini
     """
     with GraderPool(parsed.get(GraderConfig)) as grader:
         source = PromptSource(parsed.get(PromptDataConfig), tokenizer, check_label=grader.check_label)
-        return TrainingRows(bad=source.validate(), num_rows=len(source))
+        bad = source.validate()
+        return TrainingRows(num_good=len(source) - len(bad), bad=bad)
 
 
 def check_eval_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> Mapping[str, Sequence[RowNote]]:

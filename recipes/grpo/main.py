@@ -17,6 +17,7 @@ from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
 from recipes.grpo.step import train_on
 from recipes.model_folder import precision_note
+from recipes.resume import resume_run
 from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
 from rl_data.json import JsonValue
@@ -57,9 +58,9 @@ def run(job: GRPOJob) -> None:
     ):
         grader.start()
         grpo = _GRPO(job, processes, grader, eval_graders, folder, console)
-        first_step = grpo.resume() if job.run.resume else 1
+        done = resume_run(processes.trainer, folder, job.source) if job.run.resume else 0
         with StopAfterStep() as stop:
-            asyncio.run(grpo.train(first_step, stop))
+            asyncio.run(grpo.train(done + 1, stop))
         processes.trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
 
@@ -160,17 +161,7 @@ class _GRPO:
         self.console.step(title, step_line(record))
 
     async def save(self, step: int) -> None:
-        """Writes a checkpoint that `resume` goes on from."""
+        """Writes a checkpoint that `resume_run` goes on from."""
         state: dict[str, JsonValue] = {"step": step, "source": self.job.source.state_dict()}
         async with self.memory.whole_trainer(after_step=step):
             self.trainer.save_checkpoint(self.folder.checkpoints, state)
-
-    def resume(self) -> int:
-        """Takes the last checkpoint's place in the data and forgets what was logged after it; returns the next step."""
-        state = self.trainer.load_checkpoint(self.folder.checkpoints)
-        step, source = state["step"], state["source"]
-        assert isinstance(step, int)
-        assert isinstance(source, dict)
-        self.job.source.load_state_dict(source)
-        self.folder.keep_until(step)
-        return step + 1

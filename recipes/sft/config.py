@@ -13,6 +13,7 @@ from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
 from recipes.errors import UsageError
 from recipes.model_folder import check_weights
+from recipes.resume import check_length
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
 from rl_data import ConversationDataConfig, ConversationSource, RowNote
@@ -81,7 +82,8 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         tokenizer = open_tokenizer(run.hf_checkpoint)
         source = ConversationSource(data, tokenizer)
         bad_rows = source.validate()
-        num_steps = run.num_steps(num_rows=len(source), rows_per_step=batch.global_batch_size)
+        num_steps = run.num_steps(num_rows=len(source) - len(bad_rows), rows_per_step=batch.global_batch_size)
+        check_length(run, num_steps)
         foreign = loading.read(
             parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
         )

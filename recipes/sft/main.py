@@ -12,6 +12,7 @@ from recipes.devices import check_gpus, where_they_run
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
 from recipes.model_folder import precision_note
+from recipes.resume import resume_run
 from recipes.run_folder import RunFolder
 from recipes.seats import take_seats
 from recipes.sft.config import PROGRAM, SFTJob, read_job
@@ -36,18 +37,18 @@ def run(job: SFTJob) -> None:
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     with telling_how_to_resume(PROGRAM, folder), _start_trainer(job, console) as trainer:
-        first = _resume(job, trainer, folder) if job.run.resume else 0
+        done = resume_run(trainer, folder, job.source) if job.run.resume else 0
         with StopAfterStep() as stop:
-            _train(job, trainer, folder, console, first, stop)
+            _train(job, trainer, folder, console, done, stop)
         trainer.export_hf(folder.new_model(), job.run.hf_checkpoint)
         console.say(f"model: {folder.model}")
 
 
 def _train(
-    job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, first: int, stop: StopAfterStep
+    job: SFTJob, trainer: "TrainerGroup", folder: RunFolder, console: StepConsole, done: int, stop: StopAfterStep
 ) -> None:
     memory = MemoryLog(trainer)
-    for step in console.track(range(first + 1, job.num_steps + 1), what="sft", total=job.num_steps, completed=first):
+    for step in console.track(range(done + 1, job.num_steps + 1), what="sft", total=job.num_steps, completed=done):
         clock = PhaseClock()
         with clock.phase("data"):
             batch = pack(
@@ -124,14 +125,3 @@ def _start_trainer(job: SFTJob, console: StepConsole) -> "Generator[TrainerGroup
             yield trainer
         finally:
             trainer.close()
-
-
-def _resume(job: SFTJob, trainer: "TrainerGroup", folder: RunFolder) -> int:
-    """Takes the last checkpoint's place in the data and forgets what was logged after it; returns its step."""
-    state = trainer.load_checkpoint(folder.checkpoints)
-    step, source = state["step"], state["source"]
-    assert isinstance(step, int)
-    assert isinstance(source, dict)
-    job.source.load_state_dict(source)
-    folder.keep_until(step)
-    return step

@@ -65,8 +65,8 @@ def test_engines_take_all_of_the_gpus_that_a_preset_shares_with_the_trainer(num_
 
 def test_what_a_data_set_is_graded_by_decides_whether_it_needs_labels(inputs, tmp_path):
     words = ["--eval-only", "--hf-checkpoint", str(inputs.model), "--run-dir", str(tmp_path), "--input-key", "prompt"]
-    words += ["--rollout-max-response-len", "8", "--rollout-batch-size", "1", "--n-samples-per-prompt", "2"]
-    words += ["--global-batch-size", "2", "--rm-type", "math", "--eval-prompt-data", "a", "a.jsonl", "b", "b.jsonl"]
+    words += ["--rollout-max-response-len", "8", "--n-samples-per-prompt", "2", "--rm-type", "math"]
+    words += ["--eval-prompt-data", "a", "a.jsonl", "b", "b.jsonl"]
 
     def check(**own):
         settings = {name: {flag.replace("_", "-"): value} for name, (flag, value) in own.items()}

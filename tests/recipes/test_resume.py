@@ -10,6 +10,7 @@ from recipes.errors import UsageError
 from recipes.grpo.config import parse, read_job
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
+from rl_train.megatron import checkpoint_folder
 from tests.recipes.listeners import check_that_strangers_are_kept_out
 from tests.recipes.running import resume_command
 from tests.recipes.short_runs import NUM_GRPO_STEPS, grpo, records, weights
@@ -117,7 +118,9 @@ def earlier_run(inputs, parsers, tmp_path):
     job = read_job(words, parsers)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     folder.log_metrics({"step": 1})
-    (job.run.checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    partial = checkpoint_folder.begin(job.run.checkpoints, 40)
+    state = checkpoint_folder.TrainerState(step=40, parallel_sizes={}, caller={"step": 20, "source": {}})
+    checkpoint_folder.commit(partial, state)
     return words
 
 
@@ -148,16 +151,30 @@ def test_resume_needs_a_run_and_a_checkpoint(tmp_path):
         check_folder(run_dir, checkpoints, config_text="lr: 1\n", is_resumed=True)
 
 
-def test_a_resumed_run_takes_servers_at_other_addresses_but_no_other_settings(tmp_path):
+def test_a_resumed_run_takes_servers_and_its_folder_at_other_addresses_but_no_other_settings(tmp_path):
     def settings(address: str, lr: float) -> str:
-        return f'rollout-external-engine-addrs: ["{address}"]\nlr: {lr}\n'
+        return f'run-dir: {run_dir}\nrollout-external-engine-addrs: ["{address}"]\nlr: {lr}\n'
 
     run_dir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
     RunFolder(run_dir, checkpoints, config_text=settings("10.0.0.7:30000", 0.1))
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    run_dir, checkpoints = run_dir.rename(tmp_path / "moved"), tmp_path / "moved" / "checkpoints"
     check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.1), is_resumed=True)
     with pytest.raises(UsageError, match=r"config.yaml says lr: 0.1, now it is 0.2"):
         check_folder(run_dir, checkpoints, config_text=settings("10.0.0.8:30001", 0.2), is_resumed=True)
+
+
+@pytest.mark.slow
+def test_a_run_does_not_end_before_the_checkpoint_that_it_goes_on_from(earlier_run, parsers, tmp_path):
+    before = contents(tmp_path)
+    for words, said in (
+        (("--num-rollout", "19"), "--num-rollout 19"),
+        (("--num-rollout", "30", "--num-epoch", "1"), "--num-epoch 1, which is 12 steps"),
+    ):
+        with pytest.raises(UsageError, match=f"^{said}: expected at least 20, the step of the checkpoint in "):
+            read_job([*earlier_run, "--resume", *words], parsers)
+    assert contents(tmp_path) == before
+    assert read_job([*earlier_run, "--resume", "--num-rollout", "20"], parsers).num_rollouts == 20
 
 
 @pytest.mark.slow

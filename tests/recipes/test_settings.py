@@ -339,7 +339,9 @@ def test_bad_rows_are_skipped_by_both_recipes_if_told_so(inputs, parsers, tmp_pa
     train.write_text("".join(json.dumps(row) + "\n" for row in (no_number, good, good, good)) + "{nonsense\n")
     held_out.write_text("".join(json.dumps(row) + "\n" for row in (good, no_number)))
     words = ("--prompt-data", train, "--eval-prompt-data", "x", held_out, "--rm-type", "gsm8k", "--on-bad-row", "skip")
-    job = read_grpo(words_of("tiny_math", inputs, tmp_path, *words, "--max-bad-row-share", 0.5), parsers)
+    sizes = ("--rollout-batch-size", 1, "--n-samples-per-prompt", 2, "--global-batch-size", 2, "--num-epoch", 1)
+    job = read_grpo(words_of("tiny_math", inputs, tmp_path, *words, *sizes, "--max-bad-row-share", 0.5), parsers)
+    assert job.num_rollouts == 3  # what is skipped makes no step
     assert sorted(prompt.row for prompt in job.source.next_batch(3)) == [1, 2, 3]
     assert [prompt.row for prompt in job.eval_sets[0].prompts] == [0]
     assert not job.eval_sets[0].left_out  # what is bad is in bad_rows, once
@@ -350,10 +352,11 @@ def test_bad_rows_are_skipped_by_both_recipes_if_told_so(inputs, parsers, tmp_pa
     file = tmp_path / "conversations.jsonl"
     turns = [{"from": "human", "value": "1"}, {"from": "gpt", "value": "1"}]
     file.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in (turns, turns[:1], turns)))
-    words = ("--on-bad-row", "skip", "--max-bad-row-share", 0.4)
+    words = ("--on-bad-row", "skip", "--max-bad-row-share", 0.4, "--global-batch-size", 2, "--num-epoch", 2)
     job = read_sft(words_of("tiny_sft", inputs._replace(conversations=file), tmp_path, *words), parsers)
     assert sorted(sample.group_id for sample in job.source.next_batch(2)) == ["0-0", "0-2"]
     assert [note.row for note in job.bad_rows] == [1]
+    assert job.num_steps == 2
 
 
 def test_what_is_left_out_is_listed_in_the_runs_folder_and_forgotten_with_its_step(tmp_path):
