@@ -1,6 +1,7 @@
 """How a recipe ends: well, by a user's mistake, by a signal, or by a failure, each with its exit code."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Generator
@@ -130,7 +131,8 @@ def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
         raise
     except (KeyboardInterrupt, Exception) as ended:  # raised again: whatever ended the run, the user needs this next
         if folder.has_checkpoint:
-            hint = f"goes on from the last checkpoint with: {program} --config {folder.path / CONFIG_FILE} --resume"
+            config = shlex.quote(str(folder.path / CONFIG_FILE))
+            hint = f"goes on from the last checkpoint with: {program} --config {config} --resume"
         else:
             hint = "ended before its first checkpoint; --save-interval says how often one is written"
         sys.stderr.write(f"\nThe run in {folder.path} {hint}\n")

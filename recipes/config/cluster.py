@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from recipes.config.checks import require_at_least
+from recipes.config.checks import flag_of, require_at_least
 from recipes.errors import UsageError
 from rl_rollout import RolloutConfigError
 from rl_rollout.sglang.http_wire import base_url
@@ -90,7 +90,7 @@ class EnginePlacementConfig:
         self._check_external()
         for name in ("offload_rollout", "offload_train", "offload_train_parameters"):
             if getattr(self, name) and not self.colocate:
-                raise UsageError(f"--{name.replace('_', '-')}: has no effect without --colocate")
+                raise UsageError(f"{flag_of(name)}: has no effect without --colocate")
         if self.offload_train_parameters and not self.moves_optimizer:
             raise UsageError("--offload-train-parameters: has no effect with --no-offload-train")
 
@@ -106,7 +106,7 @@ class EnginePlacementConfig:
             raise UsageError(f"--rollout-external-engine-addrs {' '.join(addresses)}: expected each server once")
         given = {"colocate": self.colocate, "rollout-num-gpus": self.rollout_num_gpus is not None}
         given["rollout-num-gpus-per-engine"] = self.rollout_num_gpus_per_engine != 1
-        for flag in (flag for flag, is_given in given.items() if is_given):
+        if flag := next((flag for flag, is_given in given.items() if is_given), None):
             raise UsageError(
                 f"--{flag} has no effect with --rollout-external-engine-addrs, whose engines have a place; where a "
                 f"preset says it, `{flag}: null` in a file for --config takes it back"

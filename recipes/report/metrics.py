@@ -24,7 +24,6 @@ class MetricsRecord(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None = None
     loss: float | None = None
     grad_norm: float | None = None
-    learning_rate: float | None = None
     logprob_abs_diff: float | None = None
     response_length_mean: float | None = None
     truncated_share: float | None = None

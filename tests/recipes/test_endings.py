@@ -19,7 +19,7 @@ from recipes.ending import StopAfterStep, Stopped, run_to_its_end, telling_how_t
 from recipes.errors import UsageError
 from recipes.run_folder import RunFolder
 from rl_train.megatron.checkpoint_folder import TRACKER, latest_checkpoint
-from tests.recipes.running import SHARED_DATA, Run, recipe
+from tests.recipes.running import SHARED_DATA, Run, recipe, resume_command
 
 REAL_PROBLEMS = SHARED_DATA / "gsm8k_train_dapo.jsonl"
 REAL_CONVERSATIONS = SHARED_DATA / "gsm8k_train_openhermes.jsonl"
@@ -43,17 +43,22 @@ def sft(inputs, run_dir, *words):
 @pytest.mark.parametrize(("has_checkpoint", "number", "code"), [
     (False, signal.SIGTERM, 130), (True, signal.SIGTERM, 75), (True, signal.SIGINT, 130),
 ])  # fmt: skip
-def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(tmp_path, has_checkpoint, number, code):
-    folder = RunFolder(tmp_path / "run", tmp_path / "checkpoints", config_text="")
+def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(
+    tmp_path, has_checkpoint, number, code, capsys
+):
+    folder = RunFolder(tmp_path / "a run", tmp_path / "checkpoints", config_text="")
     if has_checkpoint:
         (folder.checkpoints / TRACKER).write_text("1")
 
     def run(_: None) -> None:
-        with telling_how_to_resume("recipe", folder):
+        with telling_how_to_resume("python -m recipe", folder):
             os.kill(os.getpid(), number)
             pytest.fail("the signal was not heard")
 
-    assert run_to_its_end("recipe", lambda: None, run) == code
+    assert run_to_its_end("python -m recipe", lambda: None, run) == code
+    if has_checkpoint:
+        words = resume_command(capsys.readouterr().err)[1:]
+        assert words == ["-m", "recipe", "--config", str(tmp_path / "a run" / "config.yaml"), "--resume"]
 
 
 def test_work_that_is_under_way_when_a_signal_asks_for_the_end_is_given_up():

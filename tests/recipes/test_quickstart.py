@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes.arguments import ForeignParsers
+from recipes.grpo.config import read_job
 from recipes.quickstart import PROGRAM
 
 pytestmark = pytest.mark.slow
@@ -71,11 +73,16 @@ def test_transformers_loads_the_final_model_and_generates_an_answer(finished: tu
     assert "Answer: " in tokenizer.decode(tokens[0])
 
 
-def test_the_saved_configuration_says_what_ran(finished: tuple[Path, str]) -> None:
-    text = (finished[0] / "config.yaml").read_text()
-    assert "advantage-estimator" in text
-    assert (finished[0] / "sft" / "config.yaml").exists()
-    assert "run-dir" in text
+def test_the_saved_configuration_is_that_of_what_ran(
+    finished: tuple[Path, str], parsers: ForeignParsers, tmp_path: Path
+) -> None:
+    run_dir = finished[0]
+    words = ["--config", str(run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    job = read_job(words, parsers)
+    assert job.algorithm.advantage_estimator == "grpo"
+    assert job.num_rollouts == json.loads((run_dir / "summary.json").read_text())["steps"]
+    assert job.run.load == run_dir / "torch_dist"
+    assert (run_dir / "sft" / "config.yaml").exists()
 
 
 def test_a_second_quickstart_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
