@@ -80,7 +80,7 @@ def test_inspect_shows_how_a_torch_dist_checkpoint_is_cut(tmp_path, capsys):
     run(capsys, "convert", *words)
     code, out, _ = run(capsys, "inspect", tmp_path / "megatron")
     assert code == 0
-    assert "torch_dist, release, TP 2 x PP 1 x EP 1 in 1 files, 59,808 parameters" in out.splitlines()[-1]
+    assert "torch_dist, release, TP 2 x PP 1 x EP 1 in 1 file, 59,808 parameters" in out.splitlines()[-1]
     code, out, _ = run(capsys, "inspect", tmp_path / "megatron", "--json")
     assert json.loads(out)["layout"] == {"tensor": 2, "pipeline": 1, "expert": 1, "num_files": 1}
 

@@ -18,6 +18,7 @@ from rich.filesize import decimal
 from rl_weights.errors import CheckpointError, RLWeightsError
 from rl_weights.inspect import Inspection, inspect_checkpoint
 from rl_weights.progress_bar import bytes_bar, count_bar
+from rl_weights.torchrun import is_alone, is_first_rank
 from rl_weights.whole_flags import parse_whole_flags
 
 if TYPE_CHECKING:
@@ -53,17 +54,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bench": _bench,
     }
     try:
-        return commands[arguments.command](arguments)
+        code = commands[arguments.command](arguments)
+        sys.stdout.flush()
     except RLWeightsError as error:
-        if os.environ.get("RANK", "0") == "0":  # which knows of every rank's error
+        if is_first_rank():  # which knows of every rank's error
             print(f"rl-weights: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rl-weights: interrupted; nothing was left behind", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing is flushed to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _drop_output()
         return 0
+    except OSError as error:
+        print(f"rl-weights: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # the disk under it is full
+            _drop_output()
+        return 2
+    return code
+
+
+def _drop_output() -> None:
+    """Nothing is flushed to standard output at exit, where it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
@@ -176,7 +191,7 @@ def _convert_to_hf(arguments: argparse.Namespace) -> "ConvertReport":
 
     if arguments.load is None:
         raise CheckpointError("--load: expected with --save-hf, to name the torch_dist checkpoint")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if not is_alone():
         raise CheckpointError("--save-hf: expected one process, not torchrun's several")
     size = arguments.max_shard_size
     with bytes_bar("converting") as progress:
@@ -220,7 +235,7 @@ def _print_inspection(inspection: Inspection) -> None:
     cut = (
         ""
         if layout is None
-        else (f"TP {layout.tensor} x PP {layout.pipeline} x EP {layout.expert} in {layout.num_files} files, ")
+        else f"TP {layout.tensor} x PP {layout.pipeline} x EP {layout.expert} in {_count(layout.num_files, 'file')}, "
     )
     kind = inspection.architecture or ("release" if inspection.iteration is None else f"step {inspection.iteration}")
     print(
@@ -228,6 +243,10 @@ def _print_inspection(inspection: Inspection) -> None:
         f"{decimal(inspection.num_model_bytes)}, other state {decimal(inspection.num_other_bytes)}, "
         f"{'with' if inspection.has_manifest else 'without'} checksums"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _diff(arguments: argparse.Namespace) -> int:
@@ -255,8 +274,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         how = "checksums of tensors compared, an older manifest has no others"
     else:
         how = "no checksums to compare with, only read"
-    num_problems = len(report.problems)
-    outcome = "whole" if report.is_whole else "1 problem" if num_problems == 1 else f"{num_problems} problems"
+    outcome = "whole" if report.is_whole else _count(len(report.problems), "problem")
     print(f"{arguments.path}: {report.num_tensors} tensors, {decimal(report.num_bytes)}, {how}: {outcome}")
     return 0 if report.is_whole else 1
 

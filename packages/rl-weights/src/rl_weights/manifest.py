@@ -87,7 +87,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     file = folder / MANIFEST_FILE
     if not file.is_file():
         return None
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     try:
         version = msgspec.json.decode(content, type=_Version).schema_version
         if version not in (_OF_TENSORS_ALONE, SCHEMA_VERSION):

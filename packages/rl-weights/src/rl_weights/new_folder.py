@@ -1,13 +1,13 @@
 """Folders that are there whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
 from rl_weights.errors import CheckpointError
+from rl_weights.folder_lock import lock
 
 
 @contextlib.contextmanager
@@ -40,16 +40,20 @@ def new_folder(target: Path) -> Generator[Path]:
 
 
 def _refuse_existing(target: Path) -> None:
+    if target.is_symlink():
+        raise CheckpointError(f"{target}: is a link, which cannot be replaced; name the folder that it stands for")
+    if target.is_mount():
+        raise CheckpointError(f"{target}: is where a disk is mounted, which cannot be replaced; name a folder in it")
     if target.is_dir() and not any(target.iterdir()):
         return
-    if target.exists() or target.is_symlink():
+    if target.exists():
         raise CheckpointError(f"{target}: exists already, and nothing is overwritten")
 
 
 def _lock(descriptor: int, target: Path) -> None:
-    """Holds the folder until the descriptor is closed, also by a kill."""
+    """Holds the folder until the descriptor is closed, also by a kill; on a disk without locks nobody is kept out."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, waits=False)
     except BlockingIOError:
         raise CheckpointError(f"{target}: another process is writing it") from None
 

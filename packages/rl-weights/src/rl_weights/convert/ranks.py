@@ -1,12 +1,12 @@
 """The processes of one conversion: this one alone, or those that torchrun started."""
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rl_weights.errors import CheckpointError
+from rl_weights.torchrun import is_under_torchrun
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ def ranks_of_torchrun() -> Generator[Ranks]:
     At the end, and after an error that all know of, the ranks wait for one another: torchrun kills those that still run
     when one has failed. A rank with another error does not wait, so that it does.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not is_under_torchrun():
         yield Ranks()
         return
     import torch.distributed as dist

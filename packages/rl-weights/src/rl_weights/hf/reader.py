@@ -100,6 +100,8 @@ def read_config(path: Path) -> Mapping[str, JsonValue]:
 def _read_object(file: Path) -> dict[str, JsonValue]:
     try:
         content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file}: not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -176,6 +178,9 @@ def _open(file: Path, framework: Literal["pt", "np"] = "np") -> _OpenFile:
     """The file, for its header alone unless `framework` is "pt", which imports torch."""
     open_file: Any = safe_open
     try:
+        file.open("rb").close()  # for the system's own reason: safetensors takes every refusal for a missing file
         return open_file(file, framework=framework)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{file}: truncated or damaged: {error}") from error

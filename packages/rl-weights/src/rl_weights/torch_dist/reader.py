@@ -185,7 +185,10 @@ def _checkpoint_folder(path: Path) -> Path:
     if not tracker.is_file():
         folder = path
     else:
-        text = tracker.read_text(errors="replace").strip()
+        try:
+            text = tracker.read_text(errors="replace").strip()
+        except OSError as error:
+            raise CheckpointError(f"{tracker}: cannot be read: {error.strerror}") from error
         if text != RELEASE and not text.isdecimal():
             raise CheckpointError(f"{tracker}: expected {RELEASE!r} or an iteration, got {text[:40]!r}")
         folder = path / (RELEASE if text == RELEASE else f"iter_{int(text):07d}")
@@ -209,6 +212,8 @@ def _read_metadata(folder: Path) -> Metadata:
         if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
             raise CheckpointError(f"{file}: expected metadata of torch.distributed.checkpoint, got {type(content)}")
         _check_entries(content)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except (*_UNPICKLING_ERRORS, MemoryError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise

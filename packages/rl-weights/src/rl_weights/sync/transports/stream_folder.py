@@ -1,7 +1,6 @@
 """The folder of one stream of versions, and those that other writers have left behind."""
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -10,6 +9,8 @@ import socket
 from pathlib import Path
 
 import msgspec
+
+from rl_weights.folder_lock import lock as take_lock
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class StreamFolder:
             self._unfinished.mkdir(parents=True, mode=0o700, exist_ok=True)
             lock = os.open(self._unfinished / WRITER_FILE, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             failing.callback(os.close, lock)
-            _lock(lock)  # before there is content: a file without a lock that says whose it is belongs to nobody alive
+            # Before there is content: a file without a lock that says whose it is belongs to nobody alive. Another writer
+            # that looks whether this one lives is waited for.
+            take_lock(lock, waits=True)
             with open(lock, "wb", closefd=False) as stream:
                 stream.write(msgspec.json.encode(self._writer))
             self._unfinished.rename(self.path)
@@ -104,18 +107,6 @@ class StreamFolder:
                 )
         finally:
             os.close(lock)
-
-
-def _lock(descriptor: int) -> None:
-    """Takes the lock, for which another writer that looks whether this one lives may be waited.
-
-    On a disk without locks nobody can tell who lives, and nothing is removed.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
 
 
 def _boot_id() -> str | None:
