@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from recipes.errors import UsageError
+from recipes.report.lines import whole_lines
 
 type Phase = Literal["sft", "grpo", "eval"]
 
@@ -40,12 +41,11 @@ def read_metrics(path: Path) -> dict[Phase, list[MetricsRecord]]:
     if not path.is_file():
         raise UsageError(f"{path}: expected the metrics of a run, found no such file")
     records: dict[Phase, list[MetricsRecord]] = {"sft": [], "grpo": [], "eval": []}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if line.strip():
-            record = _parse(line, where=f"{path}:{number}")
-            records[record.phase].append(record)
+    for where, line in whole_lines(path):
+        record = _parse(line, where=where)
+        records[record.phase].append(record)
     if not any(records.values()):
-        raise UsageError(f"{path}: expected at least one line, found none")
+        raise UsageError(f"{path}: expected at least one whole line, found none")
     for of_phase in records.values():
         of_phase.sort(key=lambda record: record.step)
     return records
@@ -56,7 +56,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _parse(line: str, *, where: str) -> MetricsRecord:
+def _parse(line: bytes, *, where: str) -> MetricsRecord:
     try:
         # Not msgspec's own parser: a diverged step is written with NaN or Infinity, which only json reads.
         return msgspec.convert(json.loads(line), MetricsRecord)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from recipes.errors import UsageError
+from recipes.report.lines import whole_lines
 from recipes.report.tokens import TokenTexts
 from rl_data import RLDataError, Sample
 from rl_data.wire import decode_sample
@@ -96,15 +97,11 @@ class _Marked(msgspec.Struct):
 def _lines(path: Path) -> Iterator[tuple[int, bytes, str]]:
     """Step, line, and where it stands."""
     decoder = msgspec.json.Decoder(_Marked)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            if line.isspace():
-                continue
-            try:
-                yield decoder.decode(line).metadata.step, line, where
-            except ValueError as error:
-                raise UsageError(f"{where}: expected a sample with its step in metadata: {error}") from error
+    for where, line in whole_lines(path):
+        try:
+            yield decoder.decode(line).metadata.step, line, where
+        except ValueError as error:
+            raise UsageError(f"{where}: expected a sample with its step in metadata: {error}") from error
 
 
 def _spread(items: Sequence[int], num: int) -> list[int]:
@@ -183,5 +180,7 @@ def _notes(counts: Mapping[int, int], shown: Sequence[ShownStep], token_texts: T
     if num_cut:
         notes.append(f"{num_cut} long responses lack their middle: {_HEAD_TOKENS} first, {_TAIL_TOKENS} last tokens.")
     if counts and not token_texts.has_tokenizer:
-        notes.append("The run's folder holds no model/tokenizer.json, so tokens are shown by their ids.")
+        notes.append(
+            "No tokenizer.json is in the run's model folder or --hf-checkpoint's, so tokens are shown by their ids."
+        )
     return notes

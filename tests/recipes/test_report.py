@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -281,10 +282,31 @@ def test_a_run_of_sft_alone_has_a_page_without_curves_of_grpo(tmp_path):
     assert "no samples.jsonl" in page.read_text()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_the_start_of_a_last_line_is_left_out_with_a_note(tmp_path, tokenizer_folder, name):
+    run_dir = make_run(tmp_path / "run", tokenizer_folder)
+    before = report_data(write_report(run_dir))
+    with (run_dir / name).open("a") as out:
+        out.write('{"phase": "grpo", "step"')
+    page = write_report(run_dir)
+    assert report_data(page) == before
+    assert f"The last line of {name} is not whole yet" in page.read_text()
+
+
+def test_until_a_run_has_a_model_its_tokens_are_those_of_the_model_that_it_started_on(tmp_path, tokenizer_folder):
+    run_dir = make_run(tmp_path / "run", tokenizer_folder)
+    shutil.rmtree(run_dir / "model")
+    (run_dir / "config.yaml").write_text(f'run-dir: "{run_dir}"\nhf-checkpoint: "{tokenizer_folder}"\n')
+    data = report_data(write_report(run_dir))
+    (group,) = data["steps"][0]["groups"]
+    assert group["prompt"] == "What is 17 + 5?"
+    assert shown_text(data, group["samples"][0]) == "answer of step 1"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "at least one line"),
+        ("", "at least one whole line"),
         ("{", r"metrics\.jsonl:2: expected a JSON object"),
         ('{"phase": "sft"}', r"metrics\.jsonl:2: .*missing required field `step`"),
         ('{"phase": "warmup", "step": 1}', r"metrics\.jsonl:2: .*warmup"),
