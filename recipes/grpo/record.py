@@ -33,7 +33,8 @@ def grpo_record(
 ) -> MetricsLine:
     """One line of metrics: the rollout's numbers, the means over its optimizer steps, and what it all took.
 
-    Of the seconds, "switch" is the sum of those between training and generation: release, resume and publish.
+    Of the seconds, "grade" is what collecting took beyond generation: the grading that no generation hid. "switch" is
+    the sum of those between training and generation: release, resume and publish. No other parts overlap.
     logprob_abs_diff is that of the first optimizer step, whose weights are those that drew the samples.
     `prompts` are counts, from the start of the run, of prompts that were dropped or cut, and of bad rows.
     """
@@ -52,7 +53,7 @@ def grpo_record(
         "num_skipped_steps": sum(result.is_skipped for result in results),
         "seconds": {
             "generate": drawn.metrics["generate_s"],
-            "grade": drawn.metrics["grade_s"],
+            "grade": max(0.0, drawn.metrics["collect_s"] - drawn.metrics["generate_s"]),
             **seconds,
             "switch": sum(seconds.get(phase, 0.0) for phase in _SWITCHING),
         },

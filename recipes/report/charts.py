@@ -14,6 +14,8 @@ _PART_COLOURS = {
     "generate": "#2f6690",
     "grade": "#b5838d",
     "train": "#d98e3f",
+    "release": "#b8c4a9",
+    "resume": "#98b08f",
     "publish": "#7a9e7e",
     "data": "#81a4cd",
     "other": "#c9c9c4",

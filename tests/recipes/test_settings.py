@@ -380,14 +380,18 @@ def test_a_failed_start_leaves_a_folder_that_can_be_used_again(tmp_path):
         assert [json.loads(line)["row"] for line in (run / "left_out_rows.jsonl").read_text().splitlines()] == [row]
 
 
-def test_every_record_counts_the_prompts_that_were_too_long():
-    drawn = RolloutResult(groups=(), dropped=(), failed=(), metrics={"generate_s": 1.0, "grade_s": 0.1})
+def test_every_record_counts_the_prompts_that_were_too_long_and_times_parts_that_do_not_overlap():
+    metrics = {"generate_s": 1.0, "grade_s": 0.9, "collect_s": 1.25}
+    drawn = RolloutResult(groups=(), dropped=(), failed=(), metrics=metrics)
     result = StepResult(
         step=1, loss=0.1, grad_norm=1.0, learning_rate=0.1, is_skipped=False, seconds={},
         metrics={"logprob_abs_diff": 0.0},
     )  # fmt: skip
     taken = {"seconds": {"step": 2.0}, "memory_gib": {"train_resident": 0.5}, "prompts": {"num_dropped_prompts": 7}}
-    assert grpo_record(1, drawn, [result], **taken)["num_dropped_prompts"] == 7
+    record = grpo_record(1, drawn, [result], **taken)
+    assert record["num_dropped_prompts"] == 7
+    # The parts of a step add up: of 0.9 s of grading, generation hid all but a quarter of a second.
+    assert record["seconds"] == {"generate": 1.0, "grade": 0.25, "step": 2.0, "switch": 0.0}
     report = EvalReport(
         accuracy=1.0, pass_at_k={1: 1.0}, reward_mean=1.0, response_length_mean=1.0, truncated_share=0.0,
         num_failed_samples=0, num_generate_timeouts=0, num_grader_timeouts=0, num_grader_crashes=0, samples=(),
