@@ -75,15 +75,17 @@ def take_seats(
     while len(_live_nodes()) < num_nodes and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # those of a cluster that was just started come one by one
     num_gpus = gpus_per_actor(num_actors=num_ranks if is_shared else num_ranks + num_engines * gpus_per_engine)
+    nodes = _live_nodes()
     if num_gpus and not is_shared:
-        check_room(_gpus_of_nodes(), num_engines, gpus_per_engine, trainer)
+        check_room(_gpus_of(nodes), num_engines, gpus_per_engine, trainer)
     anywhere = (EngineSeat(num_gpus=num_gpus * gpus_per_engine),) * num_engines
-    if num_nodes == 1 and not is_shared and len(_live_nodes()) == 1:
+    if num_nodes == 1 and not is_shared and len(nodes) == 1:
         yield Seats(num_gpus=num_gpus, engines=anywhere)
         return
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    hosts = _hosts(num_nodes, num_gpus=num_gpus * trainer.actor_num_gpus_per_node) if num_nodes > 1 else ()
+    gpus_of_node = int(num_gpus) * trainer.actor_num_gpus_per_node
+    hosts = _hosts(nodes, num_nodes, num_gpus=gpus_of_node, of_each=0 if is_shared else gpus_per_engine)
     first_of_engine = range(0, num_engines * gpus_per_engine, gpus_per_engine) if is_shared else ()
     bundles: list[dict[str, float]] = []
     for rank in range(num_ranks):
@@ -104,7 +106,7 @@ def take_seats(
             num_gpus=num_gpus / 2 if is_shared else num_gpus,
             ranks=group,
             engines=_shared(group, first_of_engine, gpus_per_engine, num_gpus / 2) if is_shared else anywhere,
-            host=hosts[0] if hosts else LOOPBACK,
+            host=hosts[0] if num_nodes > 1 else LOOPBACK,
         )
     finally:
         remove_placement_group(group)
@@ -118,7 +120,7 @@ def seats_of_engines(num_engines: int, *, num_gpus: int) -> tuple[EngineSeat, ..
     """
     has_gpus = gpus_per_actor(num_actors=num_engines * num_gpus)
     if has_gpus:
-        check_room(_gpus_of_nodes(), num_engines, num_gpus)
+        check_room(_gpus_of(_live_nodes()), num_engines, num_gpus)
     return (EngineSeat(num_gpus=has_gpus * num_gpus),) * num_engines
 
 
@@ -155,23 +157,35 @@ def _gpu_ids(group: "PlacementGroup", share: float) -> Sequence[str]:
         ) from error
 
 
-def _hosts(num_nodes: int, *, num_gpus: int) -> Sequence[str]:
-    """[num_nodes] addresses of nodes with so many GPUs, the head's first where it is one of them.
+def _hosts(found: Sequence[Mapping[str, Any]], num_nodes: int, *, num_gpus: int, of_each: int) -> Sequence[str]:
+    """[num_nodes] addresses of nodes for the trainer: those that lose the fewest engines, of equal ones the head first.
+
+    None where one is wanted and all are equal: Ray then takes one that is free.
+
+    Args:
+        found: nodes as Ray describes them.
+        num_nodes: how many are wanted.
+        num_gpus: of the trainer on each.
+        of_each: GPUs of an engine; 0 where none needs GPUs of its own.
 
     Raises:
         UsageError: if there are fewer.
     """
-    found = _live_nodes()
     fit = [node for node in found if node["Resources"].get("GPU", 0) >= num_gpus]
     if len(fit) < num_nodes:
         addresses = [node["NodeManagerAddress"] for node in found]
         each, have = "", f"{len(found)}: {', '.join(addresses)}"
         if num_gpus:
             each = f" with {num_gpus} GPUs each"
-            have = ", ".join(f"{address} with {num}" for address, num in _gpus_of_nodes())
+            have = ", ".join(f"{address} with {num}" for address, num in _gpus_of(found))
         raise UsageError(f"--actor-num-nodes {num_nodes}: expected so many nodes{each}, the cluster has {have}")
-    fit.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"]))
-    return [node["NodeManagerAddress"] for node in fit[:num_nodes]]
+    ordered = sorted(
+        (_num_lost(num, num_gpus, of_each), "node:__internal_head__" not in node["Resources"], address)
+        for node, (address, num) in zip(fit, _gpus_of(fit), strict=True)
+    )
+    if num_nodes == 1 and ordered[0][0] == ordered[-1][0]:
+        return ()
+    return [address for _, _, address in ordered[:num_nodes]]
 
 
 def check_room(
@@ -193,7 +207,7 @@ def check_room(
     room = sum(num // of_each for _, num in found)
     if trainer is not None:
         ranks = trainer.actor_num_gpus_per_node
-        lost = sorted(num // of_each - (num - ranks) // of_each for _, num in found if num >= ranks)
+        lost = sorted(_num_lost(num, ranks, of_each) for _, num in found if num >= ranks)
         room -= sum(lost[: trainer.actor_num_nodes])
     if room < num_engines:
         have = ", ".join(f"{address} with {num}" for address, num in found)
@@ -204,8 +218,13 @@ def check_room(
         )
 
 
-def _gpus_of_nodes() -> list[tuple[str, int]]:
-    return [(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))) for node in _live_nodes()]
+def _num_lost(num_gpus: int, of_trainer: int, of_each: int) -> int:
+    """Engines of `of_each` GPUs for which a node has no room any more once the trainer is on it."""
+    return num_gpus // of_each - (num_gpus - of_trainer) // of_each if of_each else 0
+
+
+def _gpus_of(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    return [(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))) for node in nodes]
 
 
 def _live_nodes() -> list[Mapping[str, Any]]:

@@ -52,14 +52,15 @@ def test_more_gpus_or_nodes_than_the_cluster_has_are_refused_with_what_it_has(fo
     assert gpus_per_actor(num_actors=4) == 1
     with pytest.raises(UsageError, match="5 GPUs are needed, the cluster has 4: --actor-num-gpus-per-node says"):
         gpus_per_actor(num_actors=5)
-    (address,) = _hosts(1, num_gpus=4)
+    (node,) = nodes = ray.nodes()
+    address = node["NodeManagerAddress"]
     for num_nodes, num_gpus, said in (
         (1, 5, f"nodes with 5 GPUs each, the cluster has {address} with 4"),
         (2, 2, f"nodes with 2 GPUs each, the cluster has {address} with 4"),
         (2, 0, f"nodes, the cluster has 1: {address}"),
     ):
         with pytest.raises(UsageError, match=f"--actor-num-nodes {num_nodes}: expected so many {said}$"):
-            _hosts(num_nodes, num_gpus=num_gpus)
+            _hosts(nodes, num_nodes, num_gpus=num_gpus, of_each=1)
 
 
 def test_gpus_that_others_use_are_waited_for_until_a_deadline(four_gpus):
@@ -94,3 +95,22 @@ def test_an_engine_has_to_find_its_gpus_on_one_node(nodes, of_each, ranks, room)
     check_room(found, room, of_each, trainer)
     with pytest.raises(UsageError, match=f"--rollout-num-gpus-per-engine {of_each}: .* has 10.0.0.0 with {nodes[0]}, "):
         check_room(found, room + 1, of_each, trainer)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_nodes", "ranks", "of_each", "expected"),
+    [
+        ((8, 4, 4), 2, 4, 8, [1, 2]),  # on the head, whose address is the first, there would be no room for the engine
+        ((8, 4, 4), 2, 4, 4, [0, 1]),  # each loses one
+        ((5, 7), 1, 1, 5, [1]),
+        ((4, 4), 1, 2, 2, []),  # whichever of the two is free
+        ((8, 4, 4), 2, 4, 0, [0, 1]),  # engines share the trainer's GPUs
+        ((0, 0), 2, 0, 1, [0, 1]),
+    ],
+)
+def test_the_trainer_sits_where_it_leaves_room_for_the_most_engines(gpus, num_nodes, ranks, of_each, expected):
+    nodes = [
+        {"NodeManagerAddress": f"10.0.0.{index}", "Resources": {"GPU": float(num)}} for index, num in enumerate(gpus)
+    ]
+    nodes[0]["Resources"]["node:__internal_head__"] = 1.0
+    assert [*_hosts(nodes, num_nodes, num_gpus=ranks, of_each=of_each)] == [f"10.0.0.{index}" for index in expected]
