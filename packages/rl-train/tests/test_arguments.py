@@ -152,6 +152,8 @@ def test_float32_is_the_precision_without_bf16():
         ),
         ("--lr fast", "--lr: invalid float value: 'fast'"),
         ("--lr 1e-6 2", "--lr: unexpected value '2'"),
+        ("--seed 1 --lr 1e-6 --bf16 1", "--bf16: unexpected value '1'"),
+        ("1 --seed 1", "Megatron: unexpected value '1'"),
         ("--lr 1e-6 --min-lr 1e-5", "--lr 1e-06 and --min-lr 1e-05: expected 0 <= min-lr <= lr"),
         ("--lr-warmup-fraction 0.1 --lr-warmup-iters 3", "can only specify one of lr-warmup-fraction"),
         ("--recompute-activations --recompute-granularity full", "Megatron would change it to selective"),
@@ -205,6 +207,12 @@ def test_the_rotary_base_is_also_read_where_transformers_5_writes_it():
     config = {name: value for name, value in QWEN3_4B.items() if name not in ("rope_theta", "rope_scaling")}
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": 5000.0}
     assert {value.dest: value.value for value in shape_of(config, where="x")}["rotary_base"] == 5000
+
+
+def test_a_head_dim_that_config_json_leaves_out_is_that_of_transformers():
+    config = {name: value for name, value in QWEN3_4B.items() if name != "head_dim"}
+    shape = {value.dest: value.value for value in shape_of(config, where="x")}
+    assert shape["kv_channels"] == 128  # and not 2560 / 32; rl-weights' tests ask transformers itself
 
 
 def test_values_survive_json():

@@ -225,6 +225,20 @@ def test_the_table_of_qwen3_names_every_parameter_once():
     assert tied[0].tied_names == ("lm_head.weight",)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_head_dim_that_config_json_leaves_out_is_that_of_transformers(family):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = {key: value for key, value in FAMILIES[family].items() if key not in ("head_dim", "rope_parameters")}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    [rule] = [
+        rule for rule in rules_for(config) if rule.megatron_name.endswith("layers.0.self_attention.linear_proj.weight")
+    ]
+    assert rule.hf_shapes == (shapes["model.layers.0.self_attn.o_proj.weight"],)
+
+
 def test_half_precision_stays_as_it_is():
     for dtype in (torch.bfloat16, torch.float16):
         tensors = tensors_of(CONFIG, dtype)

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 from rl_data.json import JsonValue
@@ -145,9 +146,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     except (AssertionError, KeyError) as error:  # raised by the type functions of some flags
         raise TrainConfigError(f"{' '.join(argv)}: one of these values is not known to Megatron: {error}") from error
     if extra:
-        before = [word for word in argv[: argv.index(extra[0])] if word.startswith("--")]
-        raise TrainConfigError(f"{before[-1] if before else 'Megatron'}: unexpected value {extra[0]!r}")
+        raise TrainConfigError("{}: unexpected value {!r}".format(*_first_left_over(parser, argv)))
     return args
+
+
+def _first_left_over(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[str, str]:
+    """The first word that no flag takes, and the flag before it."""
+    starts = [place for place, word in enumerate(argv) if word.startswith("--")]
+    if starts[:1] != [0]:
+        return "Megatron", argv[0]
+    for start, stop in pairwise([*starts, len(argv)]):
+        _, extra = parser.parse_known_args(argv[start:stop])
+        if extra:
+            return argv[start], extra[0]
+    raise AssertionError(f"together, and not one by one, flags leave words over: {argv}")
 
 
 def _apply_limits(args: argparse.Namespace, explicit: frozenset[str]) -> None:

@@ -91,9 +91,8 @@ def _qwen3(config: _Reader) -> tuple[ShapeValue, ...]:
     config.require("hidden_act", "silu")
     config.require("attention_bias", False)
     config.require("use_sliding_window", False)
-    num_heads = config.integer("num_attention_heads")
     num_groups = config.integer("num_key_value_heads")
-    head_dim = config.integer("head_dim", config.integer("hidden_size") // num_heads)
+    head_dim = config.integer("head_dim", 128)  # as transformers' Qwen3Config has it, whatever the other sizes
     is_tied = config.boolean("tie_word_embeddings", False)
     epsilon, theta = config.number("rms_norm_eps"), config.rope_theta()
     groups = ShapeValue("--num-query-groups", "num_query_groups", num_groups, f"num_key_value_heads {num_groups}")

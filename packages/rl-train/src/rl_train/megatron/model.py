@@ -4,7 +4,6 @@
 # Megatron-Core is annotated in part only.
 
 import argparse
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -176,8 +175,3 @@ def module_of(model: torch.nn.Module) -> GPTModel:
     while not isinstance(model, GPTModel):
         model = model.module  # pyright: ignore[reportAssignmentType]
     return model
-
-
-def named_weights(model: torch.nn.Module) -> Mapping[str, torch.nn.Parameter]:
-    """This rank's parameters under their names in Megatron's local specification, with layers counted from 0 here."""
-    return dict(module_of(model).named_parameters())

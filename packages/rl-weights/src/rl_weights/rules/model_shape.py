@@ -71,12 +71,19 @@ class ModelShape:
             ffn=_positive(config, "intermediate_size"),
             num_heads=num_heads,
             num_groups=num_groups,
-            head_dim=_positive(config, "head_dim", default=hidden // num_heads),
+            head_dim=_positive(config, "head_dim", default=_default_head_dim(config, hidden // num_heads)),
             vocab=vocab,
             padded_vocab=-(-vocab // vocab_multiple) * vocab_multiple,
             is_tied=_flag(config, "tie_word_embeddings"),
             experts=_experts(config, num_layers, num_tensors),
         )
+
+
+def _default_head_dim(config: Mapping[str, JsonValue], of_other_families: int) -> int:
+    """What a config.json without head_dim means, which transformers' Qwen3, and no other family, says by itself."""
+    architectures = config.get("architectures")
+    is_qwen3 = isinstance(architectures, list) and "Qwen3ForCausalLM" in architectures
+    return 128 if is_qwen3 else of_other_families
 
 
 def _experts(config: Mapping[str, JsonValue], num_layers: int, num_tensors: int | None) -> ExpertsShape | None:
