@@ -177,6 +177,52 @@ def test_a_sink_that_hangs_holds_the_others_up_no_longer_than_its_deadline(call)
     assert same(stuck, tensors)
 
 
+class SlowSink(InMemorySink):
+    """Takes its time for each bucket."""
+
+    def __init__(self, name, bucket_s):
+        super().__init__(name)
+        self.bucket_s = bucket_s
+
+    def begin_update(self, version):
+        super().begin_update(version)
+        self.began = time.monotonic()
+
+    def load_bucket(self, *arguments):
+        time.sleep(self.bucket_s)
+        super().load_bucket(*arguments)
+
+    def commit_update(self, *arguments):
+        super().commit_update(*arguments)
+        self.was_without_version_s = time.monotonic() - self.began
+
+
+def test_a_sink_that_is_slow_with_every_bucket_holds_the_others_up_no_longer_than_its_deadline():
+    tensors = {f"w{number}": torch.ones(4) for number in range(20)}
+    slow, good = SlowSink("slow", 0.1), SlowSink("good", 0.0)
+    late = (
+        r"1 of 2 sinks failed: slow: load_bucket \d of 20, from w\d: "
+        r"no answer within 0.4 s for which other sinks waited, 0\.\d+ s of them for earlier buckets"
+    )
+    with pytest.raises(SyncError, match=late):
+        Publisher(InMemorySource(tensors), [slow, good], bucket_bytes=16, deadline_s=0.4).publish(1)
+    assert good.weight_version() == 1
+    assert good.was_without_version_s < 1.2  # 0.4 s, and room for a busy machine; all of the other's calls take 2 s
+
+
+def test_sinks_that_are_about_equally_slow_only_have_the_deadline_of_each_call():
+    tensors = {f"w{number}": torch.ones(4) for number in range(24)}
+    # One falls behind more and more, until it is a bucket behind, and both are busy nearly all the time.
+    sinks = [SlowSink("one", 0.05), SlowSink("other", 0.06)]
+    Publisher(InMemorySource(tensors), sinks, bucket_bytes=16, deadline_s=0.6).publish(1)
+    assert all(sink.was_without_version_s > 1.2 and sink.weight_version() == 1 for sink in sinks)
+
+
+def test_a_single_sink_only_has_the_deadline_of_each_call():
+    tensors = {f"w{number}": torch.ones(4) for number in range(6)}
+    Publisher(InMemorySource(tensors), [SlowSink("alone", 0.05)], bucket_bytes=16, deadline_s=0.25).publish(1)
+
+
 def test_sinks_load_at_the_same_time_and_beside_the_gathering():
     both_are_loading = threading.Barrier(2, timeout=20)
 

@@ -19,7 +19,7 @@ from rl_weights.sync.feed import Feed, open_feed
 from rl_weights.sync.plan import EngineLayout, SyncPlan, plan_sharded, plan_whole
 from rl_weights.sync.report import PhaseSeconds, PublishReport
 from rl_weights.sync.sharded_source import GivingError, PartsError, ShardedSource
-from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name
+from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name, wait_for_each
 from rl_weights.sync.transports.direct import DirectTransport
 from rl_weights.sync.transports.transport import FilledBucket, Transport
 
@@ -53,7 +53,8 @@ class Publisher:
 
     Which rank contributes what to which bucket is planned once. Then three things happen at a time: the parts of the
     next bucket are gathered from the trainer's ranks, the present one is converted, and the one before is loaded by
-    the sinks. Each sink is called from a thread of its own, so a slow one holds up the others by at most its deadline.
+    the sinks. Each sink is called from a thread of its own. The others, who serve when all have every bucket, wait for
+    a slow one for its deadline at most, over all buckets, and then go on without it; on a disk none waits for another.
     Buffers on a GPU are there only while a publish lasts; those in host memory stay.
 
     A sink that fails refuses to serve, and gets the whole version once more after the others have it, if the source can
@@ -64,7 +65,10 @@ class Publisher:
         sinks: the engines; used on the writer alone, and may be empty elsewhere.
         bucket_bytes: what a bucket holds at most, unless tensors that travel together are larger. There are two
             buffers of it.
-        deadline_s: what each call of a sink may take.
+        deadline_s: what each call of a sink may take, and for how long one may keep the others waiting, over all
+            buckets of a publish. That counts while the next bucket waits for this one, from when the first of the
+            others has nothing left to do. Sinks that are equally slow, or a single one, only have the deadline of each
+            call.
         transport: how buckets get to the sinks; by default through the memory of a GPU that they share with the source,
             or else as bytes of host memory. Belongs to this publisher.
         keep_buffers: keeps buffers on a GPU, and their handles and mappings in the engines, between publishes.
@@ -239,7 +243,7 @@ class Publisher:
         sent: list[list[SinkCall]] = []
         for index, bucket in enumerate(self._plan.buckets):
             if index >= _NUM_BUFFERS:
-                _wait(workers, sent[index - _NUM_BUFFERS])
+                _wait_for_bucket(workers, sent[index - _NUM_BUFFERS])
             buffer = buffers[index][: bucket.num_bytes]
             feed.fill(index, buffer)
             with clock.phase("checksum"):
@@ -252,7 +256,7 @@ class Publisher:
             sent.append(transport.send(filled, workers))
         feed.finish()
         for calls in sent[-_NUM_BUFFERS:]:
-            _wait(workers, calls)
+            _wait_for_bucket(workers, calls)
         _wait(workers, transport.commit(attempt.version, self._num_tensors, workers))
         _ask_for_seconds(workers)
 
@@ -339,10 +343,14 @@ class Publisher:
         )
 
 
+def _wait_for_bucket(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -> None:
+    if calls:  # none where the sinks load from a disk
+        wait_for_each(workers, calls)
+
+
 def _wait(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -> None:
-    if calls:
-        for worker, call in zip(workers, calls, strict=True):
-            worker.wait(call)
+    for worker, call in zip(workers, calls, strict=True):
+        worker.wait(call)
 
 
 def _ask_for_seconds(workers: Sequence[SinkWorker]) -> None:

@@ -12,7 +12,7 @@ from rl_weights.errors import SyncError
 from rl_weights.protocols import DeviceSink
 from rl_weights.sync.bucket_buffers import BucketBuffers
 from rl_weights.sync.plan import SyncPlan
-from rl_weights.sync.sink_worker import SinkCall, SinkWorker
+from rl_weights.sync.sink_worker import SinkCall, SinkWorker, wait_for_each
 from rl_weights.sync.transports.transport import FilledBucket, submit_begin, submit_commit
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,6 @@ def _refusals(weights_on: torch.device, workers: Sequence[SinkWorker]) -> dict[s
         if refusal is not None:
             refusals[worker.name] = refusal
 
-    calls = [worker.submit("ask", "check_buffer()", partial(ask, worker)) for worker in workers]
-    for worker, call in zip(workers, calls, strict=True):
-        worker.wait(call)
+    wait_for_each(workers, [worker.submit("ask", "check_buffer()", partial(ask, worker)) for worker in workers])
     buffers.free()
     return refusals
