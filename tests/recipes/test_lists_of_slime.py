@@ -12,6 +12,7 @@ from recipes.grpo.config import read_job as read_grpo
 from recipes.model_folder import precision_note
 from recipes.sft.config import OWN_CONFIGS as SFT
 from recipes.sft.config import read_job as read_sft
+from rl_train.megatron.checkpoint_folder import TRACKER
 
 MODEL_ARGS = """
     --swiglu --num-layers 36 --hidden-size 2560 --ffn-hidden-size 9728 --num-attention-heads 32
@@ -59,7 +60,8 @@ GRPO_LIST = f"""
 @pytest.fixture
 def paths(qwen3_4b, inputs, tmp_path) -> dict[str, str]:
     """What stands for the paths of the lists. As in slime, the folder of --load and --save is not there yet."""
-    (tmp_path / "torch_dist").mkdir()
+    (tmp_path / "torch_dist" / "release").mkdir(parents=True)
+    (tmp_path / "torch_dist" / TRACKER).write_text("release")
     return {
         "MODEL": str(qwen3_4b),
         "TORCH_DIST": str(tmp_path / "torch_dist"),
