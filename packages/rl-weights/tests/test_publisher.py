@@ -295,10 +295,13 @@ def test_a_source_that_does_not_keep_to_its_specs_is_named():
     assert given == list(small_tensors()), "the other ranks wait for this one to iterate to the end"
 
 
-def test_a_source_that_fails_leaves_no_sink_loading():
+@pytest.mark.parametrize("num_failures", [1, 2])
+def test_a_source_that_fails_leaves_no_sink_loading_and_its_first_error_is_raised(num_failures, caplog):
     class Failing(InMemorySource):
         def iter_tensors(self):
-            yield from list(self.tensors.items())[:2]
+            yield "a", self.tensors["a"]
+            if num_failures == 2:
+                yield "x", self.tensors["b"]
             raise OSError("a rank is gone")
 
     class Slow(InMemorySink):
@@ -311,8 +314,10 @@ def test_a_source_that_fails_leaves_no_sink_loading():
             self.is_loading = False
 
     sink = Slow()
-    with pytest.raises(OSError, match="a rank is gone"):
+    first_error = {1: "a rank is gone", 2: "specs say .*it gave ..x"}[num_failures]
+    with pytest.raises((OSError, SyncError), match=first_error):
         Publisher(Failing({name: torch.ones(4) for name in "abc"}), [sink], bucket_bytes=16).publish(1)
+    assert ("did not come to its end either: OSError('a rank is gone')" in caplog.text) == (num_failures == 2)
     assert not sink.is_loading
     assert sink.weight_version() is None
 

@@ -216,8 +216,7 @@ class Publisher:
         except Exception:
             # The source failed, or is not as it says. Its other ranks still gather, so this one does too; and a sink
             # that still loads would be met by the next publish, which takes the same buffers.
-            with suppress(SyncError):
-                feed.finish()
+            _finish_after_error(feed, version)
             for worker in attempt.workers:
                 for call in worker.calls:
                     worker.wait(call)
@@ -351,6 +350,15 @@ def _wait_for_bucket(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -
 def _wait(workers: Sequence[SinkWorker], calls: Sequence[SinkCall]) -> None:
     for worker, call in zip(workers, calls, strict=True):
         worker.wait(call)
+
+
+def _finish_after_error(feed: Feed, version: int) -> None:
+    try:
+        feed.finish()
+    except SyncError:
+        pass  # of course there are tensors left; and a rank that cannot give its parts says so itself
+    except Exception as error:  # noqa: BLE001 - foreign code; the first error is the one to be raised
+        logger.warning("version %d: the source, which has failed, did not come to its end either: %r", version, error)
 
 
 def _ask_for_seconds(workers: Sequence[SinkWorker]) -> None:
