@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from rl_weights import (
     verify_checkpoint,
     write_hf,
 )
+from rl_weights.hf.fp8 import Unquantized
 from rl_weights.new_folder import new_folder
 
 
@@ -139,6 +141,21 @@ def test_a_tied_model_may_hold_its_output_layer_again_if_it_is_the_same(tmp_path
     with pytest.raises(CheckpointError, match=r"ties lm_head\.weight to model\.embed_tokens\.weight, but their values"):
         convert_hf_to_torch_dist(tmp_path / "other", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_tensor_is_read_once_for_all_parts_into_which_it_is_cut(tmp_path, monkeypatch):
+    write_model(tmp_path / "hf")
+    read, times = Unquantized.read, Counter()
+
+    def counted(self, name):
+        times[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(Unquantized, "read", counted)
+    layout = ParallelLayout(tensor=2, pipeline=2)
+    convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "out", layout=layout, require_finite=True)
+    assert set(times.values()) == {1}
+    assert set(times) == set(HFCheckpoint(tmp_path / "hf").specs)
 
 
 def test_progress_ends_at_all_bytes(tmp_path):

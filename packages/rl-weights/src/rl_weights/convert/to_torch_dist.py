@@ -123,6 +123,8 @@ class _Plan:
         self._own: list[tuple[TensorRule, str, Box, StoredPart]] = []
         self.own_objects: dict[str, object] = {COMMON_STATE_KEY: dict(common_state(0))} if ranks.rank == 0 else {}
         self.num_own_bytes = 0
+        self._held: dict[str, torch.Tensor] = {}
+        """What was read for a tensor of which further parts are to be made, by its Hugging Face name."""
         ownership = Ownership(layout, ranks.size, names.num_layers, names.num_experts)
         for rule in rules:
             name = names.name(rule.megatron_name)
@@ -140,18 +142,27 @@ class _Plan:
                     self.own_objects[key] = None
 
     def own_parts(self, log: ConversionLog) -> list[PartToStore]:
-        """What this rank writes."""
-        return [PartToStore(part, partial(self._make, rule, name, box, log)) for rule, name, box, part in self._own]
+        """What this rank writes. To be made in this order."""
+        lasts = {rule.megatron_name: box for rule, _, box, _ in self._own}
+        return [
+            PartToStore(part, partial(self._make, rule, name, box, log, is_last=box is lasts[rule.megatron_name]))
+            for rule, name, box, part in self._own
+        ]
 
-    def _make(self, rule: TensorRule, name: str, box: Box, log: ConversionLog) -> torch.Tensor:
+    def _make(self, rule: TensorRule, name: str, box: Box, log: ConversionLog, *, is_last: bool) -> torch.Tensor:
         if rule.tied_names and not any(box.offset):
             self._check_tied(rule)
         made = rule.make_box(self._read, box).contiguous()
         log.note(name, made, None if box.shape == rule.megatron_shape else box.offset)
+        if is_last:
+            self._held.clear()
         return made
 
     def _read(self, name: str) -> torch.Tensor:
-        return self._wanted.apply(f"{self._source.files[name]}: {name}", self._source.read(name))
+        """The tensor as it is wanted, which is made once for all parts of what it becomes."""
+        if name not in self._held:
+            self._held[name] = self._wanted.apply(f"{self._source.files[name]}: {name}", self._source.read(name))
+        return self._held[name]
 
     def _check_tied(self, rule: TensorRule) -> None:
         for tied in set(rule.tied_names) & set(self._source.specs):
