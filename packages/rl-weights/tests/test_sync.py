@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,31 @@ def test_a_sink_that_fails_gets_the_whole_version_again_before_the_publish_ends(
     assert holds(bad, tensors)
     assert holds(good, tensors)
     assert bad.weight_version() == good.weight_version() == 1
+
+
+def test_the_report_of_a_version_that_went_twice_has_the_times_of_both() -> None:
+    class SlowAtFirst(InMemorySink):
+        def _enter(self, entered):
+            self.num_entered[entered] += 1
+            if self.num_entered["begin_update"] == 1:
+                time.sleep({"begin_update": 0.05, "load_bucket": 0.01, "commit_update": 0.05}[entered])
+                self.fail_at = entered if entered == "commit_update" else None
+            else:
+                self.fail_at = None
+            super()._enter(entered)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_entered: Counter[str] = Counter()
+
+    sink = SlowAtFirst()
+    report = Publisher(one_rank(whole_tensors()), [sink], bucket_bytes=3000).publish(1)
+    assert sink.num_entered["commit_update"] == 2
+    assert report.num_moved_bytes == 2 * report.num_bytes
+    assert report.begin_s > 0.05
+    assert report.load_s > 0.01 * report.num_buckets
+    assert report.flush_s > 0.05
+    assert report.total_s > 0.1 + 0.01 * report.num_buckets
 
 
 def test_a_sink_that_was_restarted_in_mid_publish_gets_everything(transport) -> None:

@@ -17,7 +17,7 @@ from rl_weights.protocols import ChecksumSink, DeviceSink, GroupSink, TensorSour
 from rl_weights.sync.bucket_buffers import BucketBuffers
 from rl_weights.sync.feed import Feed, open_feed
 from rl_weights.sync.plan import EngineLayout, SyncPlan, plan_sharded, plan_whole
-from rl_weights.sync.report import PhaseSeconds, PublishReport
+from rl_weights.sync.report import PhaseSeconds, PublishReport, sum_of
 from rl_weights.sync.sharded_source import GivingError, PartsError, ShardedSource
 from rl_weights.sync.sink_worker import SinkCall, SinkWorker, sink_name, wait_for_each
 from rl_weights.sync.transports.direct import DirectTransport
@@ -167,11 +167,7 @@ class Publisher:
         second.workers += stuck
         assert first.report is not None
         assert second.report is not None
-        second.report = replace(
-            second.report,
-            num_moved_bytes=first.report.num_moved_bytes + second.report.num_moved_bytes,
-            total_s=first.report.total_s + second.report.total_s,
-        )
+        second.report = sum_of(first.report, second.report)
         return second
 
     def close(self) -> None:
@@ -362,13 +358,11 @@ def _finish_after_error(feed: Feed, version: int) -> None:
 
 
 def _ask_for_seconds(workers: Sequence[SinkWorker]) -> None:
-    """Notes what each sink says that its loading took; all of its calls with buckets if it does not say."""
+    """Notes what each sink says that its loading took."""
 
     def ask(worker: SinkWorker) -> None:
-        sink = worker.sink
-        worker.load_s = (
-            sink.update_seconds().get("load", 0.0) if isinstance(sink, TimedSink) else worker.seconds("bucket")
-        )
+        if isinstance(worker.sink, TimedSink):
+            worker.told_load_s = worker.sink.update_seconds().get("load", 0.0)
 
     _wait(workers, [worker.submit("ask", "update_seconds()", partial(ask, worker)) for worker in workers])
 

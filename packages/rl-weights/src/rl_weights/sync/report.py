@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from time import monotonic
 
 
@@ -10,7 +10,8 @@ from time import monotonic
 class PublishReport:
     """What one publish moved, and where its time went. On ranks that are not the writer only `gather_s` counts.
 
-    Phases run beside each other, so `total_s` is less than their sum. Those of the sinks are the slowest sink's.
+    Phases run beside each other, so `total_s` is not their sum. Those of the sinks are the slowest sink's. Where
+    sinks that failed were given the version once more, seconds and `num_moved_bytes` are sums over both times.
     """
 
     version: int
@@ -42,6 +43,12 @@ class PublishReport:
     """From start to end, without `verify_s`."""
     verify_s: float = 0.0
     """Comparing checksums of every tensor, if that was asked for."""
+
+
+def sum_of(first: PublishReport, second: PublishReport) -> PublishReport:
+    """What both attempts at a version took; all else as the second says."""
+    summed = [one.name for one in fields(PublishReport) if one.name.endswith("_s") or one.name == "num_moved_bytes"]
+    return replace(second, **{name: getattr(first, name) + getattr(second, name) for name in summed})
 
 
 class PhaseSeconds:

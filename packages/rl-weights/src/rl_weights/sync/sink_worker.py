@@ -52,8 +52,8 @@ class SinkWorker:
         self.index = index
         self.sink = sink
         self.name = sink_name(index, sink)
-        self.load_s = 0.0
-        """What the sink says that copying into its model took."""
+        self.told_load_s: float | None = None
+        """What the sink says that copying into its model took; None if it does not say."""
         self.failure: str | None = None
         """What went wrong, with the sink's name; None while all is well."""
         self.cause: Exception | None = None
@@ -107,6 +107,11 @@ class SinkWorker:
     def seconds(self, phase: str) -> float:
         """What the calls of that phase took together."""
         return sum(call.seconds for call in self.calls if call.phase == phase)
+
+    @property
+    def load_s(self) -> float:
+        """What copying into the model took, as the sink says; all of its calls with buckets if it does not say."""
+        return self.seconds("bucket") if self.told_load_s is None else self.told_load_s
 
     def wait(self, call: SinkCall, others: Sequence["SinkWorker"] = (), since: float = 0.0) -> None:
         """Waits until the call, and those queued before it, have ended or the deadline of one has passed.
