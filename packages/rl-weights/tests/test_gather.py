@@ -179,7 +179,7 @@ def slow_ranks_go_on_when_the_writer_breaks_off(one: Rank) -> None:
 def rank_2_holds(wrong: Callable[[Tensor], Tensor] | None, says: str, one: Rank) -> None:
     """Of one tensor it has what `wrong` makes of the right part, or nothing."""
     name = next(rule.megatron_name for rule in reversed(RULES) if 2 in one.layout.holders[rule.megatron_name])
-    message = f"ranks 2 cannot give their parts, and say why; rank {one.rank} can"
+    message = f"^rank 2: cannot give all parts, see the error there; rank {one.rank} can$"
     if one.rank == 2:
         right = one.parts.parts.pop(name)
         if wrong is not None:

@@ -74,7 +74,7 @@ def holds(sink: InMemorySink, tensors: dict[str, torch.Tensor]) -> bool:
 
 def test_a_plan_says_which_rank_gives_what_to_which_bucket_for_which_engine_rank() -> None:
     engines = (EngineLayout(name="engine 0", num_ranks=2), EngineLayout(name="engine 1"))
-    plan = plan_sharded(RULES, two_stages_of_two_parts(), 9000, engines)
+    plan = replace(plan_sharded(RULES, two_stages_of_two_parts(), 9000), engines=engines)
     names = [name for bucket in plan.buckets for name, _, _ in bucket.specs]
     assert names == [name for rule in RULES for name in rule.hf_names]
     embedding, norm, qkv = (plan.contributions[0][n] for n in range(3))
@@ -110,6 +110,12 @@ def test_a_source_of_one_rank_is_a_source() -> None:
         SyncError, match=r"final_layernorm\.weight: expected float32 \(16,\) on cpu, got float32 \(3,\)"
     ):
         Publisher(one_rank(wrong), [InMemorySink()]).publish(1)
+
+
+def test_a_rank_without_parts_is_refused() -> None:
+    layout = TrainerLayout(holders={}, dtype="float32")
+    with pytest.raises(SyncError, match=r"^rank 3: parts: expected at least one tensor, got none$"):
+        ShardedSource(rules=RULES, layout=layout, parts={}, rank=3, group=None)
 
 
 def test_a_rank_that_cannot_give_its_part_fails_at_once() -> None:

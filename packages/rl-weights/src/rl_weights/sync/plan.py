@@ -98,9 +98,7 @@ class SyncPlan:
                         yield Transfer(index, rank, size, engine.name, engine_rank)
 
 
-def plan_sharded(
-    rules: Sequence[TensorRule], layout: TrainerLayout, bucket_bytes: int, engines: Sequence[EngineLayout] = ()
-) -> SyncPlan:
+def plan_sharded(rules: Sequence[TensorRule], layout: TrainerLayout, bucket_bytes: int) -> SyncPlan:
     """A plan for a trainer whose weights are spread over ranks. Equal on every rank.
 
     The Hugging Face tensors of one rule travel together.
@@ -117,18 +115,13 @@ def plan_sharded(
         buckets.append(bucket_of([spec for unit in units for spec in unit]))
         contributions.append(tuple(given[start : start + len(units)]))
         start += len(units)
-    return SyncPlan(
-        buckets=tuple(buckets),
-        contributions=tuple(contributions),
-        writer=layout.writer,
-        engines=tuple(engines),
-    )
+    return SyncPlan(buckets=tuple(buckets), contributions=tuple(contributions), writer=layout.writer)
 
 
-def plan_whole(specs: Sequence[TensorSpec], bucket_bytes: int, engines: Sequence[EngineLayout] = ()) -> SyncPlan:
+def plan_whole(specs: Sequence[TensorSpec], bucket_bytes: int) -> SyncPlan:
     """A plan for a source that gives whole tensors."""
     buckets = plan_buckets(specs, bucket_bytes)
-    return SyncPlan(buckets=buckets, contributions=((),) * len(buckets), engines=tuple(engines))
+    return SyncPlan(buckets=buckets, contributions=((),) * len(buckets))
 
 
 def specs_of(rule: TensorRule, dtype: str) -> tuple[TensorSpec, ...]:

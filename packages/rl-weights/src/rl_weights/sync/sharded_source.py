@@ -63,6 +63,9 @@ class ShardedSource:
         parts: this rank's, by Megatron name. They are read at the time of the iteration.
         rank: of this process in `group`.
         group: all ranks of the trainer, who have used it before; None for a single one.
+
+    Raises:
+        SyncError: if there are no parts, which say on which device this rank works.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class ShardedSource:
         rank: int,
         group: dist.ProcessGroup | None,
     ) -> None:
+        if not parts:
+            raise SyncError(f"rank {rank}: parts: expected at least one tensor, got none")
         self.rules = tuple(rules)
         self.layout = layout
         self._parts = parts
@@ -145,8 +150,8 @@ class ShardedSource:
         if mine is not None:
             raise PartsError(_reason(self._rank, mine)) from mine
         if failed:
-            ranks = ", ".join(map(str, failed))
-            raise PartsError(f"ranks {ranks} cannot give their parts, and say why; rank {self._rank} can")
+            ranks = ", ".join(f"rank {rank}" for rank in failed)
+            raise PartsError(f"{ranks}: cannot give all parts, see the error there; rank {self._rank} can")
 
     @torch.no_grad()
     def _gathered(self, gathering: "_Gathering", num_buckets: int) -> Iterator[list[GatheredTensor]]:
