@@ -53,10 +53,11 @@ class Publisher:
 
     Which rank contributes what to which bucket is planned once. Then three things happen at a time: the parts of the
     next bucket are gathered from the trainer's ranks, the present one is converted, and the one before is loaded by
-    the sinks. (What is no `ShardedSource` gives a tensor at a time, so that the first two take turns.) Each sink is called
-    from a thread of its own. The others, who serve when all have every bucket, wait for a slow one for its deadline at
-    most, over all buckets, and then go on without it; on a disk none waits for another.
+    the sinks. A source that is no `ShardedSource` gives a tensor at a time, so that the first two take turns.
     Buffers on a GPU are there only while a publish lasts; those in host memory stay.
+
+    Each sink is called from a thread of its own. The others, who serve when all have every bucket, wait for a slow one
+    for its deadline at most, over all buckets, and then go on without it; on a disk none waits for another.
 
     A sink that fails refuses to serve, and gets the whole version once more after the others have it, if the source can
     tell its other ranks so (see `ShardedSource.agree`); otherwise with the next publish.
