@@ -7,8 +7,15 @@ import numpy as np
 import psutil
 import pytest
 
-from rl_rollout import Engine, EngineError, RolloutConfigError
-from rl_rollout.testing import check_closing, check_generation, check_memory, check_weight_updates, make_requests
+from rl_rollout import Engine, EngineConfig, EngineError, RolloutConfigError
+from rl_rollout.testing import (
+    FakeEngine,
+    check_closing,
+    check_generation,
+    check_memory,
+    check_weight_updates,
+    make_requests,
+)
 from rl_rollout.weights import checksum
 
 ray = pytest.importorskip("ray")
@@ -63,6 +70,44 @@ def test_it_keeps_the_promises_of_engines(engine, tiny_model, prompt):
     tensors = list(load_file(tiny_model / "model.safetensors").items())
     asyncio.run(check_weight_updates(engine, prompt, tensors))
     asyncio.run(check_memory(engine, prompt, tensors))
+
+
+def test_beyond_the_calls_that_ray_begins_by_default_it_answers_and_what_is_cancelled_ends(cluster, prompt):
+    class Actor:
+        def __init__(self):
+            self._engine = FakeEngine("engine 1", seconds_per_token=60)
+
+        async def generate(self, requests, timeout_s):
+            return await self._engine.generate(requests, timeout_s=timeout_s)
+
+        async def weight_version(self):
+            return self._engine.weight_version()
+
+        async def num_in_flight(self):
+            return len(self._engine._in_flight)
+
+    from rl_rollout.ray import MAX_CALLS, RayEngine
+
+    actor = ray.remote(Actor).options(num_cpus=0, max_concurrency=MAX_CALLS).remote()
+    engine = RayEngine(actor, "engine 1", EngineConfig())
+
+    def wait_for(num_in_flight):
+        deadline = time.monotonic() + 30
+        while (num := ray.get(actor.num_in_flight.remote(), timeout=20)) != num_in_flight:
+            assert time.monotonic() < deadline, f"{num} calls are in flight, expected {num_in_flight}"
+            time.sleep(0.1)
+
+    async def ask_and_cancel():
+        calls = [asyncio.ensure_future(engine.generate(make_requests(prompt, [1]), timeout_s=600)) for _ in range(1001)]
+        await asyncio.to_thread(wait_for, 1001)
+        assert await asyncio.to_thread(engine.weight_version) == 0
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.to_thread(wait_for, 0)
+
+    asyncio.run(ask_and_cancel())
+    ray.kill(actor)
 
 
 def test_another_actor_publishes_through_the_handle(engine, tiny_model):

@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
-        """Answers in the order of the requests.
+        """Answers in the order of the requests. If the call is cancelled, they are aborted.
 
         Raises:
             EngineDeadlineError: if not all answers came within `timeout_s`; what was in flight is aborted.

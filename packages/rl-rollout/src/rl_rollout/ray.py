@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # What a call may take beyond the engine's own deadline, which normally passes first and says more.
 _TRANSPORT_S = 20.0
 _CLOSE_S = 5.0
+# Ray's default, 1000, bounds the calls that an actor begins: later ones, such as abort_all, would wait for responses.
+MAX_CALLS = 1_000_000
 _COLOURS = re.compile(r"\x1b\[\d*m")
 """Ray's, in tracebacks of actors, whoever reads them."""
 
@@ -253,6 +255,9 @@ class RayEngine:
     async def _wait(self, reference: "ray.ObjectRef[Any]", timeout_s: float, doing: str) -> Any:
         try:
             return await asyncio.wait_for(_value(reference), timeout_s + _TRANSPORT_S)
+        except asyncio.CancelledError:
+            ray.cancel(reference)  # pyright: ignore[reportUnknownMemberType]
+            raise
         except (RayTaskError, RayActorError, TimeoutError) as error:
             raise self._translate(error, timeout_s, doing) from _unless_told(error)
 
@@ -319,7 +324,13 @@ def start_engine(
         strategy = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=bundle_index)
     actor = (
         ray.remote(_EngineActor)
-        .options(num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy=strategy, max_restarts=0)
+        .options(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            scheduling_strategy=strategy,
+            max_restarts=0,
+            max_concurrency=MAX_CALLS,
+        )
         .remote(str(model_path), name, given, chosen, needs_tokenizer, has_remote_writer, tuple(gpu_ids))
     )
     return RayEngine(cast("ActorHandle[Any]", actor), name, chosen)
