@@ -125,6 +125,49 @@ def test_an_engine_in_an_update_comes_back(prompt):
     assert not pool.stale
 
 
+def test_a_call_in_flight_over_a_publish_is_drawn_again_and_the_engine_stays_fresh(prompt):
+    engine = FakeEngine("engine 0", seconds_per_token=0.01)
+    pool = EnginePool([engine])
+
+    async def run():
+        call = asyncio.ensure_future(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+        await asyncio.sleep(0)  # the engine has it
+        publish(engine, 1)
+        pool.set_policy_version(1)
+        return await call
+
+    pool.set_policy_version(0)
+    [answer] = asyncio.run(run())
+    assert answer.policy_version == 1
+    assert not pool.stale
+
+
+def test_a_refusal_that_arrives_after_the_publish_it_was_due_to_leaves_the_engine_fresh(prompt):
+    class Far(FakeEngine):
+        """One whose answers take a while to arrive, as an actor's do."""
+
+        async def generate(self, requests, *, timeout_s):
+            try:
+                return await super().generate(requests, timeout_s=timeout_s)
+            finally:
+                await asyncio.sleep(0.03)
+
+    engine = Far("engine 0")
+    pool = EnginePool([engine])
+
+    async def run():
+        engine.begin_update(1)
+        call = asyncio.ensure_future(pool.generate(make_requests(prompt, [1]), timeout_s=5))
+        await asyncio.sleep(0)  # the engine has it
+        publish(engine, 1)
+        pool.set_policy_version(1)
+        return await call
+
+    [answer] = asyncio.run(run())
+    assert answer.policy_version == 1
+    assert not pool.stale
+
+
 def test_a_refused_request_does_not_cost_the_engine(prompt):
     def refuse(request):
         raise RequestError("engine 0: too long")

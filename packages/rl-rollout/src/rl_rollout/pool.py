@@ -96,7 +96,7 @@ class EnginePool:
             EngineError: if none does.
         """
         self._expected_version = version
-        self._stale.clear()
+        self._stale = {}
         for engine in self.engines:
             self._check_version(engine)
         self._require_fresh()
@@ -110,7 +110,7 @@ class EnginePool:
             self._take_out(engine, error)
             return
         if version is None or version < self._expected_version:
-            self._mark_stale(engine, f"serves version {version}, expected {self._expected_version}")
+            self._mark_stale(engine, f"serves version {version}, expected {self._expected_version}", self._stale)
 
     async def generate(self, requests: Sequence[GenerateRequest], *, timeout_s: float) -> list[Generation]:
         """Answers in the order of the requests, all from one engine.
@@ -139,12 +139,13 @@ class EnginePool:
     async def _try(
         self, engine: VersionedEngine, requests: Sequence[GenerateRequest], timeout_s: float
     ) -> list[Generation] | None:
-        """None if the engine is dead or did not answer with fresh weights; it is marked then."""
+        """None if the engine is dead, which takes it out, or did not answer with fresh weights."""
+        stale = self._stale
         self._num_in_flight[engine.name] += len(requests)
         try:
             answers = await engine.generate(requests, timeout_s=timeout_s)
         except EngineNotServingError as error:
-            self._mark_stale(engine, str(error))
+            self._mark_stale(engine, str(error), stale)
             return None
         except EngineDeadlineError:
             if await self._is_alive(engine):
@@ -157,7 +158,7 @@ class EnginePool:
             self._num_in_flight[engine.name] -= len(requests)
         oldest = min((answer.policy_version for answer in answers), default=None)
         if oldest is not None and self._expected_version is not None and oldest < self._expected_version:
-            self._mark_stale(engine, f"answered with version {oldest}, expected {self._expected_version}")
+            self._mark_stale(engine, f"answered with version {oldest}, expected {self._expected_version}", stale)
             return None
         return answers
 
@@ -178,8 +179,9 @@ class EnginePool:
             self._failed[engine.name] = str(error)
             logger.error("%s is taken out of the pool, %d are left: %s", engine.name, len(self._live), error)
 
-    def _mark_stale(self, engine: VersionedEngine, reason: str) -> None:
-        if engine.name not in self._stale:
+    def _mark_stale(self, engine: VersionedEngine, reason: str, stale: dict[str, str]) -> None:
+        """Does nothing if `stale`, of when the engine was asked, is of another version: it may be fresh by now."""
+        if stale is self._stale and engine.name not in stale:
             self._stale[engine.name] = reason
             logger.warning("%s gets no traffic: %s", engine.name, reason)
 
