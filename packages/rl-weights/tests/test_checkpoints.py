@@ -218,6 +218,13 @@ def test_verify_names_an_object_of_a_torch_dist_checkpoint_that_changed(copies, 
     assert any(key in problem and "truncated" in problem for problem in verify_checkpoint(copies / "megatron").problems)
 
 
+def test_verify_names_a_header_that_changed_but_still_says_the_same(copies):
+    file = min((copies / "shards").glob("*.safetensors"))
+    flip(file, file.read_bytes()[:200].index(b'"pt"') + 1)
+    (problem,) = verify_checkpoint(copies / "shards").problems
+    assert problem.startswith(f"{file}: its header: expected ")
+
+
 def test_a_manifest_of_before_is_read_and_what_it_cannot_tell_is_said(copies, capsys):
     file = copies / "shards" / MANIFEST_FILE
     content = json.loads(file.read_text())

@@ -58,7 +58,7 @@ def test_nan_payloads_and_signed_zeros_survive(tmp_path):
     again = load_file(tmp_path / "again/model.safetensors")["model.norm.weight"]
     assert torch.equal(again.view(torch.int32), odd.view(torch.int32))
     report = verify_checkpoint(tmp_path / "again", require_finite=True)
-    assert report.problems == ("model.norm.weight: 3 values are NaN or infinite",)
+    assert report.problems == ("model.norm.weight: NaN or infinite values: 3",)
 
 
 def rewrite(folder, tensors):
@@ -234,34 +234,40 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 SLOW_CONVERSION = """
 import sys, time
-from rl_weights import convert_hf_to_torch_dist
+import rl_weights
 
 def progress(done, total):
     print(done, flush=True)
     time.sleep(0.2)
 
-convert_hf_to_torch_dist(sys.argv[1], sys.argv[2], progress=progress)
+getattr(rl_weights, sys.argv[1])(*sys.argv[2:], progress=progress)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_conversion_leaves_nothing_that_looks_whole_and_the_next_one_succeeds(tmp_path, how):
+@pytest.mark.parametrize("convert", [convert_hf_to_torch_dist, convert_torch_dist_to_hf])
+def test_an_interrupted_conversion_leaves_nothing_that_looks_whole_and_the_next_one_succeeds(tmp_path, convert, how):
     write_model(tmp_path / "hf")
-    command = [sys.executable, "-c", SLOW_CONVERSION, str(tmp_path / "hf"), str(tmp_path / "megatron")]
+    arguments = [tmp_path / "hf", tmp_path / "out"]
+    if convert is convert_torch_dist_to_hf:
+        convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
+        arguments = [tmp_path / "megatron", *arguments]
+    before = contents(tmp_path)
+    command = [sys.executable, "-c", SLOW_CONVERSION, convert.__name__, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline()) > 0
         with pytest.raises(CheckpointError, match="another process is writing it"):
-            convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
+            convert(*arguments)
         process.send_signal(how)
-        process.wait(20)
+        process.wait(60)
     assert process.returncode != 0
-    assert contents(tmp_path) == ([".megatron.incomplete", "hf"] if how is signal.SIGKILL else ["hf"])
+    assert contents(tmp_path) == [*([".out.incomplete"] if how is signal.SIGKILL else []), *before]
     with pytest.raises(CheckpointError, match="no such folder"):
-        verify_checkpoint(tmp_path / "megatron")
-    convert_hf_to_torch_dist(tmp_path / "hf", tmp_path / "megatron")
-    assert contents(tmp_path) == ["hf", "megatron"]
-    assert verify_checkpoint(tmp_path / "megatron").is_whole
+        verify_checkpoint(tmp_path / "out")
+    convert(*arguments)
+    assert contents(tmp_path) == [*before, "out"]
+    assert verify_checkpoint(tmp_path / "out").is_whole
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -49,8 +49,8 @@ def test_weights_are_cast_as_torch_casts_them_in_both_directions(tmp_path, dtype
 
 
 @pytest.mark.parametrize(("value", "settings", "message"), [
-    (1e6, {"dtype": "float16"}, r"model\.norm\.weight: 1 values are too large for float16"),
-    (float("nan"), {"require_finite": True}, r"model\.norm\.weight: 1 values are NaN or infinite"),
+    (1e6, {"dtype": "float16"}, r"model\.norm\.weight: values too large for float16: 1"),
+    (float("nan"), {"require_finite": True}, r"model\.norm\.weight: NaN or infinite values: 1"),
 ])  # fmt: skip
 def test_values_that_would_be_lost_or_are_unwanted_are_refused(tmp_path, value, settings, message):
     write_model(tmp_path / "hf", num_hidden_layers=1)

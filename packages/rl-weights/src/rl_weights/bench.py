@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rl_weights.dtypes import num_bytes as num_bytes_of
 from rl_weights.errors import CheckpointError
 from rl_weights.hf import HFCheckpoint
 from rl_weights.hf.fp8 import Unquantized
@@ -87,20 +88,24 @@ def bench_conversion(hf_checkpoint: Path | str, work: Path | str) -> ConversionB
 
     Args:
         hf_checkpoint: model folder in Hugging Face format.
-        work: folder to write in; needs three times the space of the model.
+        work: folder to write in; needs three times the space of the model, as it is without float8.
 
     Raises:
         CheckpointError: for what is no model folder or no folder to write in, if there is not enough space, or if a
             conversion fails.
     """
     source = Path(hf_checkpoint).absolute()
-    Unquantized(HFCheckpoint(source))  # before anything is copied
+    specs = Unquantized(HFCheckpoint(source)).specs.values()  # before anything is copied
     if not Path(work).is_dir() or not os.access(work, os.W_OK):
         raise CheckpointError(f"{work}: expected a folder to write in")
     num_bytes = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
+    # What is made of float8 weights is larger than they are.
+    num_made_bytes = max(num_bytes, sum(num_bytes_of(dtype, shape) for _, dtype, shape in specs))
     free = shutil.disk_usage(work).free
-    if free < 3.2 * num_bytes:
-        raise CheckpointError(f"{work}: {free} bytes are free, expected at least 3.2 times the model's {num_bytes}")
+    if free < 3.2 * num_made_bytes:
+        raise CheckpointError(
+            f"{work}: {free} bytes are free, expected at least 3.2 times the {num_made_bytes} of a checkpoint"
+        )
     with tempfile.TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         torch_dist, again = folder / "torch_dist", folder / "again"

@@ -43,10 +43,10 @@ class ManifestTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 class ManifestBytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes that are no tensor's: a file beside the weights, or an object of a torch_dist checkpoint."""
+    """Bytes that are no tensor's: a file beside the weights, an object of a torch_dist checkpoint, a header."""
 
     name: str
-    """Of the file in its folder, or key of the object."""
+    """Of the file in its folder, which stands for its header among the objects, or key of the object."""
     num_bytes: int
     checksum: str
     """`rl_weights.checksum` of the bytes."""
@@ -60,7 +60,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[ManifestBytes, ...] | None = None
     """Every file but those of the tensors and the manifest; None if the manifest is older and cannot tell."""
     objects: tuple[ManifestBytes, ...] | None = None
-    """Everything in a torch_dist checkpoint that is not a tensor; None like `files`."""
+    """Everything in a torch_dist checkpoint that is not a tensor, or the headers of safetensors files; None like
+    `files`. Manifests of before have no headers."""
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder, under `MANIFEST_FILE`."""

@@ -182,7 +182,8 @@ def _run(plan: _Plan, save: Path, ranks: Ranks, progress: Progress | None) -> Co
             try:
                 written = write_file(file, plan.own_objects, plan.own_parts(log), log.advance)
             except OSError as error:
-                raise CheckpointError(f"{file}: not written: {error}") from error
+                name = save / RELEASE / file.name
+                raise CheckpointError(f"{name}: not written: {error}") from error
             return msgspec.json.encode(_RankOutcome(tuple(written), log.entries))
 
         outcomes = [msgspec.json.decode(content, type=_RankOutcome) for content in ranks.gather(write)]

@@ -34,12 +34,12 @@ class WantedValues:
             CheckpointError: naming it, if it has a NaN or an infinity that is refused, or a value too large to be cast.
         """
         if self.require_finite and (count := _num_not_finite(tensor)):
-            raise CheckpointError(f"{name}: {count} values are NaN or infinite")
+            raise CheckpointError(f"{name}: NaN or infinite values: {count}")
         if self.dtype is None or not tensor.is_floating_point():
             return tensor
         cast = tensor.to(dtype_named(self.dtype, name))
         if cast.dtype == torch.float16 != tensor.dtype and (count := _num_not_finite(cast) - _num_not_finite(tensor)):
-            raise CheckpointError(f"{name}: {count} values are too large for {self.dtype}")
+            raise CheckpointError(f"{name}: values too large for {self.dtype}: {count}")
         return cast
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+_LENGTH_BYTES = 8
+"""In which a safetensors file begins with the length of its header."""
 
 
 class HFCheckpoint:
@@ -53,6 +55,20 @@ class HFCheckpoint:
                 return tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
+
+    def read_object(self, key: str) -> "tuple[Path, bytes]":
+        """The header of the file of that name, and the file.
+
+        Raises:
+            CheckpointError: naming the file, if it cannot be read.
+        """
+        file = self.path / key
+        try:
+            with file.open("rb") as stream:
+                length = stream.read(_LENGTH_BYTES)
+                return file, length + stream.read(int.from_bytes(length, "little"))
+        except (OSError, OverflowError, MemoryError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from error
 
     def file_of(self, name: str) -> str:
         """The file in which that tensor lies."""

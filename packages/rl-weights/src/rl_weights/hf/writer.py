@@ -1,20 +1,22 @@
 """Model folders in Hugging Face format, written tensor by tensor."""
 
+import itertools
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from rl_weights.buckets import Bucket, plan_buckets
-from rl_weights.checksum import as_bytes
+from rl_weights.buckets import plan_buckets
+from rl_weights.checksum import as_bytes, checksum
 from rl_weights.conversion_log import ConversionLog, ConvertReport, Progress
 from rl_weights.dtypes import SAFETENSORS_NAMES, dtype_name, num_bytes
 from rl_weights.errors import CheckpointError
 from rl_weights.hf.reader import INDEX_FILE, SINGLE_FILE, read_config
-from rl_weights.manifest import MANIFEST_FILE, entries_of_files
+from rl_weights.manifest import MANIFEST_FILE, ManifestBytes, entries_of_files
 from rl_weights.new_folder import new_folder
 from rl_weights.protocols import TensorSpec
 from rl_weights.read_ahead import read_ahead
@@ -56,19 +58,20 @@ def write_hf(
     log = ConversionLog(sum(num_bytes(dtype, shape) for _, dtype, shape in specs), progress)
 
     def noted() -> Iterator[torch.Tensor]:
-        names = iter([name for name, _, _ in specs])
+        wanted = iter(specs)
         for name, tensor in tensors:
-            if name != (expected := next(names, "no more tensors")):
-                raise CheckpointError(f"{save_hf}: expected {expected}, got {name}")
+            _check(f"{save_hf}: ", next(wanted, None), name, tensor)
             contiguous = tensor.detach().contiguous().cpu()
             log.note(name, contiguous)
             yield contiguous
+        if (missing := next(wanted, None)) is not None:
+            raise CheckpointError(f"{save_hf}: the tensors end before {missing[0]}")
 
     with new_folder(Path(save_hf)) as folder:
         _carry_over(Path(hf_checkpoint), folder, (dtype for _, dtype, _ in specs))
         with read_ahead(noted()) if ahead else nullcontext(noted()) as coming:
-            _write_tensors(folder, specs, _counted(coming, log), max_shard_bytes=max_shard_bytes)
-        log.manifest(entries_of_files(folder, but=".safetensors")).write(folder)
+            headers = _write_tensors(folder, specs, _counted(coming, log), max_shard_bytes=max_shard_bytes)
+        log.manifest(entries_of_files(folder, but=".safetensors"), headers).write(folder)
     return log.report()
 
 
@@ -80,48 +83,50 @@ def _counted(tensors: Iterable[torch.Tensor], log: ConversionLog) -> Iterator[to
         log.advance(size)
 
 
+def _check(where: str, spec: TensorSpec | None, name: str, tensor: torch.Tensor) -> None:
+    if spec is None or name != spec[0]:
+        raise CheckpointError(f"{where}expected {'no more tensors' if spec is None else spec[0]}, got {name}")
+    expected, got = (spec[1], tuple(spec[2])), (dtype_name(tensor.dtype), tuple(tensor.shape))
+    if got != expected:
+        raise CheckpointError(f"{where}{name}: expected {expected}, got {got}")
+
+
 def _write_tensors(
-    folder: Path, specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor], *, max_shard_bytes: int
-) -> None:
-    """Writes safetensors files, and their index if they are several. Holds one tensor at a time.
+    folder: Path, specs: Sequence[TensorSpec], tensors: Iterator[torch.Tensor], *, max_shard_bytes: int
+) -> list[ManifestBytes]:
+    """Writes safetensors files, and their index if they are several; says what their headers are.
 
     Args:
         folder: where to write; must be there.
         specs: what is to be written.
-        tensors: in the order of `specs`.
+        tensors: those, in the same order; is asked for one more at the end.
         max_shard_bytes: size of a file at most, unless one tensor is larger.
-
-    Raises:
-        CheckpointError: naming a tensor that is not as its spec says.
     """
     shards = plan_buckets(specs, max_shard_bytes)
     if len(shards) == 1:
         files = [SINGLE_FILE]
     else:
         files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    given = iter(tensors)
-    for file, shard in zip(files, shards, strict=True):
-        _write_shard(folder / file, shard, given)
-    if next(given, None) is not None:
-        raise CheckpointError(f"{folder}: more tensors than the {len(specs)} specs")
+    headers = [
+        _write_shard(folder / file, shard.specs, itertools.islice(tensors, len(shard.specs)))
+        for file, shard in zip(files, shards, strict=True)
+    ]
+    deque(tensors, maxlen=0)
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name, _, _ in shard.specs}
         total = sum(shard.num_bytes for shard in shards)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    return headers
 
 
-def _write_shard(file: Path, shard: Bucket, tensors: Iterator[torch.Tensor]) -> None:
+def _write_shard(file: Path, specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor]) -> ManifestBytes:
+    header = _header(specs)
     with StreamedFile(file) as stream:
-        stream.write(_header(shard.specs))
-        for name, dtype, shape in shard.specs:
-            tensor = next(tensors, None)
-            if tensor is None:
-                raise CheckpointError(f"{file}: the tensors end before {name}")
-            actual = (dtype_name(tensor.dtype), tuple(tensor.shape))
-            if actual != (dtype, shape):
-                raise CheckpointError(f"{file}: {name}: expected {(dtype, shape)}, got {actual}")
-            stream.write(memoryview(as_bytes(tensor).cpu().numpy()))
+        stream.write(header)
+        for tensor in tensors:
+            stream.write(memoryview(as_bytes(tensor).numpy()))
+    return ManifestBytes(file.name, len(header), checksum(header))
 
 
 def _header(specs: Sequence[TensorSpec]) -> bytes:

@@ -61,8 +61,8 @@ class StreamFolder:
             self._unfinished.mkdir(parents=True, mode=0o700, exist_ok=True)
             lock = os.open(self._unfinished / WRITER_FILE, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             failing.callback(os.close, lock)
-            # Before there is content: a file without a lock that says whose it is belongs to nobody alive. One that looks
-            # whether this one lives is waited for.
+            # Before there is content: a file without a lock that says whose it is belongs to nobody alive. Another
+            # writer is waited for, which looks whether this one lives.
             take_lock(lock, waits=True)
             with open(lock, "wb", closefd=False) as stream:
                 stream.write(msgspec.json.encode(self._writer))
