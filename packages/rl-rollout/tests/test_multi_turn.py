@@ -1,9 +1,10 @@
 import asyncio
 
 import numpy as np
+import pytest
 
 from rl_data import FinishReason, Prompt
-from rl_rollout import GenerateContext, MultiTurn, SamplingParams, per_sample
+from rl_rollout import GenerateContext, MultiTurn, RequestError, SamplingParams, per_sample
 from rl_rollout.testing import FakeEngine
 
 PROMPT = Prompt(row=0, epoch=0, tokens=np.array([1, 2], np.int32), text="What is 6 x 7?", label="42")
@@ -52,6 +53,25 @@ def test_only_what_the_policy_wrote_is_trained():
 
 def test_samples_of_a_group_are_numbered():
     assert [sample.index for sample in draw(num_samples=3)] == [0, 1, 2]
+
+
+def test_a_sample_that_fails_leaves_no_other_of_its_group_running():
+    ended = []
+
+    async def draw(prompt, index, seed, context):
+        try:
+            if index == 0:
+                raise RequestError("refused")
+            await asyncio.sleep(60)
+        finally:
+            ended.append(index)
+
+    async def run():
+        with pytest.raises(RequestError, match="refused"):
+            await per_sample(draw)(PROMPT, [1, 2, 3], None)
+        return sorted(ended)
+
+    assert asyncio.run(run()) == [0, 1, 2]
 
 
 def test_the_last_turn_asks_no_tool():

@@ -11,11 +11,13 @@ from rl_data.grading import Grade, GradeOutcome
 from rl_rollout import (
     EngineError,
     EnginePool,
+    MultiTurn,
     RequestError,
     Rollout,
     RolloutConfig,
     RolloutConfigError,
     RolloutStarvedError,
+    per_sample,
 )
 from rl_rollout.generate import sample_seed
 from rl_rollout.testing import FakeEngine
@@ -225,6 +227,40 @@ def test_an_engine_that_dies_when_the_batch_is_full_does_not_cost_the_batch():
     result = asyncio.run(rollout.collect(Prompts()))
     assert [group.group_id for group in result.groups] == ["0-0", "0-2"]
     assert result.drop_counts == {"surplus": 2}
+
+
+def test_a_sample_that_is_at_its_tool_when_the_batch_is_full_is_cut_off_in_its_next_turn():
+    class Tool:
+        async def reply(self, turn_text):
+            await pool.has_aborted.wait()
+            return "again"
+
+    class Letters:
+        def encode(self, text, *, add_special_tokens=True):
+            return [7]
+
+    def respond(request):  # the only turn of row 0; of row 1 the first is short, and the second takes 20 s
+        return [2] if request.tokens[-1] == 3 else [5] * (4000 if request.tokens[-1] == 7 else 1)
+
+    async def draw(prompt, index, seed, context):
+        turns = MultiTurn(Tool(), Letters(), max_turns=1 if prompt.row == 0 else 2)
+        return await turns(prompt, index, seed, context)
+
+    class Pool(EnginePool):
+        has_aborted = asyncio.Event()
+
+        async def abort_all(self):
+            await super().abort_all()
+            self.has_aborted.set()
+
+    pool = Pool([FakeEngine("engine 0", respond=respond, seconds_per_token=0.005)])
+    config = RolloutConfig(
+        rollout_batch_size=1, over_sampling_batch_size=2, n_samples_per_prompt=1, rollout_max_response_len=5000
+    )
+    result = asyncio.run(Rollout(config, pool, Parity(), generate=per_sample(draw)).collect(Prompts()))
+    assert [group.group_id for group in result.groups] == ["0-0"]
+    assert result.drop_counts == {"surplus": 1}
+    assert result.metrics["collect_s"] < 10
 
 
 def test_with_no_engine_left_the_rollout_fails():

@@ -1,6 +1,5 @@
 """Accuracy on held-out prompts."""
 
-import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from rl_data import Prompt, Sample
 from rl_rollout.engine import SamplingParams
 from rl_rollout.errors import EngineDeadlineError, RolloutConfigError
-from rl_rollout.generate import GenerateContext, GenerateFunction, sample_seed, single_turn, unanswered
+from rl_rollout.generate import GenerateContext, GenerateFunction, all_of, sample_seed, single_turn, unanswered
 from rl_rollout.metrics import sample_metrics
 from rl_rollout.pool import EnginePool
 from rl_rollout.score import Grader, grade_many, is_failed, num_grader_failures
@@ -91,12 +90,7 @@ async def evaluate(
             return [unanswered(prompt, index, str(error)) for index in range(num_samples)]
         return await grade_many(samples, grader)
 
-    tasks = [asyncio.ensure_future(scored(prompt)) for prompt in prompts]
-    try:
-        samples_by_prompt = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    samples_by_prompt = await all_of(scored(prompt) for prompt in prompts)
     if too_late:
         what = f"{len(too_late)} of {len(prompts)} prompts were not answered within {timeout_s:g} s"
         logger.warning("evaluation: %s (generate_timeout_s); their samples count as not right", what)

@@ -5,9 +5,9 @@ P = prompt tokens, R = response tokens.
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,13 +54,26 @@ class SampleFunction(Protocol):
 
 
 def per_sample(function: SampleFunction) -> GenerateFunction:
-    """The generate function that calls `function` for all samples of a prompt at once."""
+    """The generate function that calls `function` for all samples of a prompt at once.
+
+    If one fails, the others are cancelled and have ended before the error is raised.
+    """
 
     async def generate(prompt: Prompt, seeds: Sequence[int], context: GenerateContext) -> list[Sample]:
-        draws = [function(prompt, index, seed, context) for index, seed in enumerate(seeds)]
-        return list(await asyncio.gather(*draws))
+        return await all_of(function(prompt, index, seed, context) for index, seed in enumerate(seeds))
 
     return generate
+
+
+async def all_of[T](calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of calls that run side by side, in their order; if one fails, none runs on after its error."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def single_turn(prompt: Prompt, seeds: Sequence[int], context: GenerateContext) -> list[Sample]:

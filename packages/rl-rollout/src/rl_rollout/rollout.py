@@ -22,6 +22,9 @@ from rl_rollout.score import Grader, num_grader_failures
 
 logger = logging.getLogger(__name__)
 
+# A sample of several turns goes on with its next one if it was at its tool when the engines cut off what they had.
+_ABORT_AGAIN_S = 0.2
+
 SURPLUS = "surplus"
 """Reason of a group that was left over when the batch was full."""
 
@@ -100,8 +103,8 @@ class Rollout:
         """Takes over_sampling_batch_size prompts, and one more for each that is missing, until the batch is full.
 
         A prompt is missing when those in work could no longer fill the batch. The buffer's groups come first. What is
-        in flight once the batch is full is cut off; finished groups and, where `generate` is `single_turn`, unfinished
-        ones go to the buffer.
+        in flight once the batch is full is cut off, also the next turn of a sample that is at its tool then; finished
+        groups and, where `generate` is `single_turn`, unfinished ones go to the buffer.
 
         Metrics: those of `sample_metrics` over the samples given; reward_mean_unfiltered over all that were graded;
         num_failed_samples, of them num_grader_timeouts and num_grader_crashes, and num_dropped_groups; generate_s and
@@ -126,9 +129,11 @@ class Rollout:
                 running |= {asyncio.create_task(group) for group in collection.next_groups(len(running))}
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 collection.settle(task.result() for task in done)
-            if running:
+            left_over = running
+            while running:
                 await self._pool.abort_all()
-                collection.settle(await asyncio.gather(*running))
+                _, running = await asyncio.wait(running, timeout=_ABORT_AGAIN_S)
+            collection.settle(task.result() for task in left_over)
         finally:
             for task in running:
                 task.cancel()
