@@ -38,7 +38,7 @@ TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "qwen-tokenize
 
 
 def _fingerprint() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(EXTRAS).encode())
     for path in (CONSTRAINTS, ROOT / "pyproject.toml", *sorted(ROOT.glob("packages/*/pyproject.toml"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
