@@ -13,5 +13,6 @@ def test_the_fake_engine_keeps_the_promises_of_engines(prompt):
     asyncio.run(check_engine(lambda: engine, prompt, tensors))
     assert engine.calls == [
         "begin 7", "load 1", "begin 8", "load 1", "load 1", "commit 8",
+        "release", "resume weights", "begin 9", "load 1", "load 1", "commit 9",
         "release", "resume weights", "begin 9", "load 1", "load 1", "commit 9", "resume kv_cache",
     ]  # fmt: skip

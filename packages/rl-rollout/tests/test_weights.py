@@ -87,9 +87,17 @@ def test_buffers_that_are_not_flat_bytes_are_refused():
         flat_bytes(np.zeros(3, np.float32))
 
 
+def write_header(path, name, shape):
+    header = json.dumps({"__metadata__": {}, name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+
+
 def test_shapes_are_read_from_safetensors_headers(tmp_path):
     assert checkpoint_shapes(tmp_path) is None
     for number, (name, shape) in enumerate(EXPECTED.items()):
-        header = json.dumps({"__metadata__": {}, name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
-        (tmp_path / f"model-{number}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
+        write_header(tmp_path / f"model-{number}.safetensors", name, shape)
     assert checkpoint_shapes(tmp_path) == EXPECTED
+    files = {name: f"model-{number}.safetensors" for number, name in enumerate(EXPECTED)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    write_header(tmp_path / "consolidated.safetensors", "tok_embeddings.weight", (3, 2))
+    assert checkpoint_shapes(tmp_path) == EXPECTED, "a file that the index does not name is no part of the model"

@@ -87,7 +87,7 @@ class Engine(Protocol):
         ...
 
     async def release_memory(self) -> None:
-        """Gives up the memory of weights and KV cache, once no request is in flight; does nothing a second time.
+        """Gives up the memory of weights and KV cache, once no request is in flight; does nothing if both are given up.
 
         The engine serves again when whole weights were published and every part is back. So it is on a CPU too,
         though the memory stays where it is.

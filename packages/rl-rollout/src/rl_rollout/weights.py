@@ -171,11 +171,20 @@ class IncomingWeights:
 
 
 def checkpoint_shapes(model_path: Path) -> dict[str, tuple[int, ...]] | None:
-    """Shape of every tensor in the folder's safetensors files, from their headers; None if there are none."""
+    """Shape of every tensor in the folder's safetensors files, from their headers; None if there are none.
+
+    Where an index says which files and tensors are the model's, others in the folder do not count.
+    """
+    index = model_path / "model.safetensors.index.json"
+    weight_map: dict[str, str] | None = json.loads(index.read_text())["weight_map"] if index.exists() else None
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(model_path.glob("*.safetensors")):
+        if weight_map is not None and path.name not in weight_map.values():
+            continue
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(header_bytes))
         shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if weight_map is not None:
+        shapes = {name: shape for name, shape in shapes.items() if name in weight_map}
     return shapes or None

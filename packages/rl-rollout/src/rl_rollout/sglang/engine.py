@@ -198,12 +198,13 @@ class SGLangEngine:
         ready = await asyncio.to_thread(self._ready)
         if not (self._saves_memory or ready.is_cpu):
             raise EngineError(f"{self._name}: it was started without enable_memory_saver, so its memory stays")
-        if self._released:
+        tags = [tag for part, tags in _TAGS.items() if part not in self._released for tag in tags]
+        if not tags:
             return
         with self._serving:
             self._version, self._incoming, self._released = None, None, set(EnginePart)
             self._held_copy = None
-        await asyncio.to_thread(self._call, Release(), self._config.engine_update_timeout_s, "releasing memory")
+        await asyncio.to_thread(self._call, Release(tags), self._config.engine_update_timeout_s, "releasing memory")
 
     async def resume_memory(self, part: EnginePart) -> None:
         """See `Engine.resume_memory`."""

@@ -156,7 +156,9 @@ class Flush(msgspec.Struct, frozen=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
-    """Forget the KV cache and give up the device memory of weights, KV cache and CUDA graphs."""
+    """Forget the KV cache and give up the device memory that SGLang has under these tags."""
+
+    tags: list[str]
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True):

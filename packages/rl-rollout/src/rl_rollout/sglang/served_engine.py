@@ -184,8 +184,8 @@ class ServedEngine:
                 return Answer(call.call_id, refusal=answer.refusal, seconds=answer.seconds)
             case Flush():
                 await self._flush()
-            case Release():
-                await self._release()
+            case Release(tags):
+                await self._release(tags)
             case Resume(tags):
                 if not self._is_cpu:
                     await self._manager.resume_memory_occupation(ResumeMemoryOccupationReqInput(tags=tags))
@@ -276,12 +276,12 @@ class ServedEngine:
         if not result.success:
             raise RuntimeError(f"SGLang did not flush its cache: {result}")
 
-    async def _release(self) -> None:
+    async def _release(self, tags: list[str]) -> None:
         """The scheduler ends if it is told to release while it still has a batch, so it is flushed before."""
         await self._idle.wait()
         await self._flush()
         if not self._is_cpu:
-            await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput())
+            await self._manager.release_memory_occupation(ReleaseMemoryOccupationReqInput(tags=tags))
 
 
 def _order_of(task: Load | CheckBuffer | ReadBack | JoinGroup | LetGo, descriptor: int | None) -> LoaderTask:
