@@ -1,7 +1,7 @@
 """Which of the three kinds a flag belongs to. Reads plain tables only: neither Megatron nor SGLang is imported."""
 
 import difflib
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from enum import Enum
 
 from recipes.arguments.flags_slime import REFUSED_OF_SLIME, REFUSED_PREFIXES_OF_SLIME, Always
@@ -33,10 +33,17 @@ class Kind(Enum):
     SGLANG = "sglang"
     NOBODY = "nobody"
     """It asks for what always is."""
+    OTHER_RECIPE = "another recipe"
 
 
 def kind_of(
-    given: Given, own: Set[str], *, takes_sglang: bool, always: Mapping[str, Always], all_given: Mapping[str, Given]
+    given: Given,
+    own: Set[str],
+    *,
+    takes_sglang: bool,
+    always: Mapping[str, Always],
+    others: Set[str],
+    all_given: Mapping[str, Given],
 ) -> Kind:
     """Who reads the flag.
 
@@ -45,6 +52,7 @@ def kind_of(
         own: names of the recipe's own flags.
         takes_sglang: whether the recipe starts engines.
         always: flag -> what it asks for, which is always so in the recipe.
+        others: names of other recipes' own flags.
         all_given: every flag of the command line.
 
     Raises:
@@ -56,6 +64,8 @@ def kind_of(
     if flag in always:
         _check_always(given, always[flag], all_given)
         return Kind.NOBODY
+    if flag in others and _refusal_of_slime(flag) is None:  # which says why
+        return Kind.OTHER_RECIPE
     reason = _refusal(flag, takes_sglang=takes_sglang)
     if reason is not None:
         raise UsageError(f"{flag}: {reason}")
@@ -64,6 +74,25 @@ def kind_of(
     if flag in _sglang(sglang_flags.HONOURED):
         return Kind.SGLANG
     raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own, takes_sglang=takes_sglang)}")
+
+
+def of_other_recipes(given: Mapping[str, Given], others: Mapping[str, str], program: str) -> Iterator[str]:
+    """What to say of flags that other recipes have: a line for each, and one for all of a file.
+
+    Args:
+        given: the flags.
+        others: flag -> the recipe that has it.
+        program: who has no use for them, for example "python -m recipes.sft".
+    """
+    by_place: dict[tuple[str, str], list[Given]] = {}
+    for flag, one in given.items():
+        by_place.setdefault((one.origin.rpartition(":")[0] or flag, others[flag]), []).append(one)
+    for (_, recipe), (first, *more) in by_place.items():
+        names, a_flag, it = first.flag, "a flag", "it"
+        if more:
+            names, a_flag, it = f"{first.flag} and {len(more)} more", "flags", "them"
+        name = program.removeprefix("python -m ")
+        yield first.located(f"{names}: {a_flag} of {recipe}; {name} has no use for {it}")
 
 
 def _check_always(given: Given, always: Always, all_given: Mapping[str, Given]) -> None:

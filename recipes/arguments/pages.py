@@ -16,8 +16,7 @@ from recipes.arguments.flags_slime import (
     Always,
 )
 from recipes.arguments.known import SGLANG_PREFIX
-from recipes.grpo.config import OWN_CONFIGS as GRPO
-from recipes.sft.config import OWN_CONFIGS as SFT
+from recipes.own_configs import GRPO, SFT
 from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from recipes.arguments.dataclass_flags import flags_of, instances
 from recipes.arguments.flags_slime import ALWAYS, Always
 from recipes.arguments.help import help_text
-from recipes.arguments.known import NO_ENGINE, Kind, kind_of
+from recipes.arguments.known import NO_ENGINE, Kind, kind_of, of_other_recipes
 from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path, switched_off
 from recipes.errors import UsageError
 
@@ -50,6 +50,7 @@ def parse_arguments(
     takes_sglang: bool = True,
     always: Mapping[str, Always] = ALWAYS,
     needless: Mapping[str, Mapping[str, str]] | None = None,
+    others: Mapping[str, Sequence[type]] | None = None,
     presets_dir: Path = PRESETS,
 ) -> ParsedArguments:
     """Reads a command line.
@@ -62,6 +63,7 @@ def parse_arguments(
         takes_sglang: whether the recipe starts engines; if not, SGLang's flags are refused and no help shows them.
         always: flags that ask for what is always so in the recipe: read, and nothing more.
         needless: a flag -> those that need not be given beside it, and what they are then.
+        others: name of another recipe -> its `own_configs`, whose flags are told from what nobody knows.
         presets_dir: where --preset looks for NAME.yaml.
 
     Raises:
@@ -84,16 +86,22 @@ def parse_arguments(
         )
         raise SystemExit(0)
     own_names = {flag.name for config in own_configs for flag in flags_of(config)}
+    of_others = {
+        flag.name: name for name, configs in (others or {}).items() for config in configs for flag in flags_of(config)
+    }
     given = _all_given(argv, presets_dir, needless or {}, own_names)
     by_kind: dict[Kind, dict[str, Given]] = {kind: {} for kind in Kind}
     problems: list[str] = []
     for flag, one in given.items():
         try:
-            kind = kind_of(one, own_names, takes_sglang=takes_sglang, always=always, all_given=given)
+            kind = kind_of(
+                one, own_names, takes_sglang=takes_sglang, always=always, others=of_others.keys(), all_given=given
+            )
         except UsageError as error:
             problems.append(one.located(str(error)))
         else:
             by_kind[kind][flag] = one
+    problems += of_other_recipes(by_kind[Kind.OTHER_RECIPE], of_others, program)
     if problems:
         raise UsageError("\n".join(problems))
     return ParsedArguments(

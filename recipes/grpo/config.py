@@ -23,10 +23,11 @@ from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights
+from recipes.own_configs import GRPO, SFT
 from recipes.resume import check_length
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
-from rl_data import GraderConfig, PromptDataConfig, PromptSource, RowNote
+from rl_data import GraderConfig, PromptSource, RowNote
 from rl_data.json import JsonValue
 from rl_rollout import EngineConfig, RolloutConfig
 from rl_rollout.sglang.arguments import SGLangArguments
@@ -36,21 +37,6 @@ from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
 from rl_weights import SyncConfig
 
 PROGRAM = "python -m recipes.grpo"
-OWN_CONFIGS = (
-    RunConfig,
-    TrainerPlacementConfig,
-    EnginePlacementConfig,
-    WeightSyncConfig,
-    PromptDataConfig,
-    RolloutConfig,
-    GraderConfig,
-    AlgorithmConfig,
-    BatchConfig,
-    EvalConfig,
-    EngineConfig,
-    MegatronTrainerConfig,
-    TrainerGroupConfig,
-)
 NEEDLESS = {
     "--eval-only": {
         "--prompt-data": "none",
@@ -120,11 +106,12 @@ def parse(argv: Sequence[str]) -> ParsedArguments:
     """
     return parse_arguments(
         argv,
-        OWN_CONFIGS,
+        GRPO,
         program=PROGRAM,
         description="GRPO with Megatron-Core and SGLang.",
         always=ALWAYS_IN_GRPO,
         needless=NEEDLESS,
+        others={"recipes.sft": SFT},
     )
 
 

@@ -13,6 +13,7 @@ from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
 from recipes.errors import UsageError
 from recipes.model_folder import check_weights
+from recipes.own_configs import GRPO, SFT
 from recipes.resume import check_length
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
@@ -22,14 +23,6 @@ from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
 
 PROGRAM = "python -m recipes.sft"
-OWN_CONFIGS = (
-    RunConfig,
-    TrainerPlacementConfig,
-    ConversationDataConfig,
-    BatchConfig,
-    MegatronTrainerConfig,
-    TrainerGroupConfig,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +56,12 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     """
     parsed = parse_arguments(
         argv,
-        OWN_CONFIGS,
+        SFT,
         program=PROGRAM,
         description="SFT with Megatron-Core.",
         takes_sglang=False,
         always=ALWAYS_IN_SFT,
+        others={"recipes.grpo": GRPO},
     )
     run, placement, batch = parsed.get(RunConfig), parsed.get(TrainerPlacementConfig), parsed.get(BatchConfig)
     config_text = resolved_yaml(parsed)

@@ -15,8 +15,7 @@ from recipes.arguments.flags_slime import (
     SAME_IN_SLIME,
 )
 from recipes.arguments.pages import FOLDER, new_pages
-from recipes.grpo.config import OWN_CONFIGS as GRPO
-from recipes.sft.config import OWN_CONFIGS as SFT
+from recipes.own_configs import GRPO, SFT
 from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 

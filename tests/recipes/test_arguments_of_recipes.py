@@ -14,8 +14,8 @@ from recipes.arguments.flags_slime import ALWAYS_IN_GRPO, ALWAYS_IN_SFT, REFUSED
 from recipes.arguments.known import OWNED_HERE
 from recipes.arguments.parse import PRESETS
 from recipes.arguments.sources import from_file
-from recipes.grpo.config import OWN_CONFIGS as GRPO
-from recipes.sft.config import OWN_CONFIGS as SFT
+from recipes.grpo.config import parse as parse_grpo
+from recipes.own_configs import GRPO, SFT
 from recipes.sft.config import read_job as read_sft_job
 from rl_data.commands.flags import BOTH, OF_CONVERSATIONS, OF_PROMPTS
 from rl_rollout.sglang import flags as sglang_flags
@@ -66,6 +66,25 @@ def test_a_recipe_without_engines_refuses_the_flags_of_sglang(flag):
     with pytest.raises(UsageError) as error:
         read_sft_job([f"--sglang-{flag}", "1"])
     assert str(error.value) == f"--sglang-{flag}: this recipe starts no engine"
+
+
+def test_flags_of_the_other_recipe_are_named_as_its_own_and_those_of_a_file_once(tmp_path):
+    with pytest.raises(UsageError) as error:
+        read_sft_job(["--rm-type", "math", "--eval-interval", "3", "--custom-rm-path", "x", "--preset", "tiny_math"])
+    assert str(error.value).splitlines() == [
+        f"{PRESETS}/tiny_math.yaml:13: --rollout-batch-size 16: expected --global-batch-size's 128: a step trains on "
+        "the conversations that it reads",
+        "--custom-rm-path: this flag of slime is not taken: supervised training has no rewards",
+        f"{PRESETS}/tiny_math.yaml:6: --label-key and 7 more: flags of recipes.grpo; recipes.sft has no use for them",
+        "--rm-type: a flag of recipes.grpo; recipes.sft has no use for it",
+        "--eval-interval: a flag of recipes.grpo; recipes.sft has no use for it",
+    ]
+    only_sft = {flag.name for config in SFT for flag in flags_of(config)} - {
+        flag.name for config in GRPO for flag in flags_of(config)
+    }
+    for flag in only_sft:
+        with pytest.raises(UsageError, match=f"{flag}: a flag of recipes.sft; recipes.grpo has no use for it"):
+            parse_grpo([flag, "1"])
 
 
 def test_the_help_of_a_recipe_without_engines_names_no_flag_of_sglang(capsys):

@@ -7,10 +7,9 @@ import pytest
 
 from recipes.arguments import UsageError, parse_arguments
 from recipes.arguments.flags_slime import ALWAYS_IN_GRPO, ALWAYS_IN_SFT
-from recipes.grpo.config import OWN_CONFIGS as GRPO
 from recipes.grpo.config import read_job as read_grpo
 from recipes.model_folder import precision_note
-from recipes.sft.config import OWN_CONFIGS as SFT
+from recipes.own_configs import GRPO, SFT
 from recipes.sft.config import read_job as read_sft
 from rl_train.megatron.checkpoint_folder import TRACKER
 
