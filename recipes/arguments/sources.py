@@ -138,9 +138,9 @@ def preset_path(name: str, presets: Path) -> Path:
     names = sorted(path.stem for path in presets.glob("*.yaml"))
     if name in names:
         return presets / f"{name}.yaml"
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
-    raise UsageError(f"--preset {name}: there is no such preset; there {'is' if len(near) == 1 else 'are'} "
-                     f"{', '.join(near)}")  # fmt: skip
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    found = f"the nearest: {', '.join(near)}" if near else f"there are {', '.join(names)}"
+    raise UsageError(f"--preset {name}: there is no such preset; {found}")
 
 
 def switched_off(given: Given, names: Set[str]) -> Given:

@@ -210,7 +210,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(preset
 
 
 def test_an_unknown_preset_is_an_error_with_the_nearest_name(presets):
-    assert usage_error("--preset", "wal", presets=presets) == "--preset wal: there is no such preset; there is wall"
+    assert usage_error("--preset", "wal", presets=presets) == "--preset wal: there is no such preset; the nearest: wall"
 
 
 def test_values_of_a_file_stay_the_words_that_were_written(tmp_path):

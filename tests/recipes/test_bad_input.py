@@ -175,7 +175,7 @@ def test_first_weights_and_those_of_the_reference_are_the_models_too(inputs, tmp
     ("words", "message"),
     [
         (["--rollout-batchsize", 3], "--rollout-batchsize: there is no such flag; the nearest is --rollout-batch-size"),
-        (["--preset", "tiny_mat"], "--preset tiny_mat: there is no such preset; there are tiny_math, tiny_sft"),
+        (["--preset", "tiny_mat"], "--preset tiny_mat: there is no such preset; the nearest: tiny_math, tiny_sft"),
         (["--global-batch-size", 100], "--global-batch-size 100: it does not divide the 128 samples of a rollout"),
         (["--eval-prompt-data", "x"], "--eval-prompt-data x: expected pairs NAME FILE"),
         (["--resume"], "--resume: {folder}/run holds no run to resume"),
