@@ -72,7 +72,12 @@ def test_flags_become_keyword_arguments_of_the_server_whatever_their_spelling():
         ("--sglang-mem-fraction-static much", "--sglang-mem-fraction-static: invalid float value: 'much'"),
         ("--sglang-dtype int3", "--sglang-dtype: invalid choice: 'int3'"),
         ("--sglang-dtype", "--sglang-dtype: expected one argument"),
-        ("--sglang-disable-radix-cache yes", "unexpected value 'yes'"),
+        ("--sglang-disable-radix-cache yes", "--sglang-disable-radix-cache: unexpected value 'yes'"),
+        (
+            "--sglang-page-size 1 --sglang-disable-radix-cache 1",
+            "--sglang-disable-radix-cache: unexpected value '1'",
+        ),
+        ("2 --sglang-page-size 2", "SGLang: unexpected value '2'"),
     ],
 )
 def test_a_bad_value_is_an_error_under_the_flags_own_name(words, message):

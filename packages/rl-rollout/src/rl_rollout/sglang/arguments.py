@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 from rl_data.json import JsonValue
@@ -57,12 +58,23 @@ def parse_sglang_args(argv: Sequence[str]) -> SGLangArguments:
     # Aliases that SGLang means to retire keep their meaning; its notices, which name them without prefix, are dropped.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         args, extra = parser.parse_known_args([*_REQUIRED, *words])
-    if extra:
-        before = [word for word in argv[: words.index(extra[0])] if word.startswith("--")]
-        raise RolloutConfigError(f"{before[-1] if before else 'SGLang'}: unexpected value {extra[0]!r}")
+        if extra:
+            raise RolloutConfigError("{}: unexpected value {!r}".format(*_first_left_over(parser, words)))
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     fields = sorted({options["--" + flag.removeprefix(PREFIX)] for flag in given})
     return SGLangArguments(argv=tuple(argv), explicit={field: vars(args)[field] for field in fields})
+
+
+def _first_left_over(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, str]:
+    """The flag, with its prefix, and the first word that is left over of those behind it."""
+    starts = [place for place, word in enumerate(words) if word.startswith("--")]
+    if starts[:1] != [0]:
+        return "SGLang", words[0]
+    for start, stop in pairwise([*starts, len(words)]):
+        _, extra = parser.parse_known_args([*_REQUIRED, *words[start:stop]])
+        if extra:
+            return PREFIX + words[start].removeprefix("--").split("=", 1)[0], extra[0]
+    raise AssertionError(f"together, and not one by one, flags leave words over: {words}")
 
 
 class _Parser(argparse.ArgumentParser):
