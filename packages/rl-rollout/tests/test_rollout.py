@@ -1,25 +1,28 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rl_data import FinishReason, Prompt
+from rl_data import FinishReason, Prompt, SampleGroup, VersionSpan
 from rl_data.buffer import SampleBuffer
 from rl_data.grading import Grade, GradeOutcome
 from rl_rollout import (
     EngineError,
     EnginePool,
+    GenerateContext,
     MultiTurn,
     RequestError,
     Rollout,
     RolloutConfig,
     RolloutConfigError,
     RolloutStarvedError,
+    SamplingParams,
     per_sample,
 )
-from rl_rollout.generate import sample_seed
+from rl_rollout.generate import continue_samples, sample_seed, unanswered
 from rl_rollout.testing import FakeEngine
 
 
@@ -326,6 +329,65 @@ def test_a_response_that_was_cut_off_is_continued_by_the_next_policy():
             assert sample.spans[-1].stop == 63
             assert sample.finish_reason is FinishReason.LENGTH
             assert sample.reward is not None
+
+
+PI = list("\u03c0=3".encode())
+"""Four bytes, the first two of one letter."""
+
+
+def cut_off_after(num_tokens):
+    """A sample of FakeEngines that respond with the bytes of PI, of which it has some."""
+    text = bytes(PI[:num_tokens]).decode(errors="replace")
+    tokens = np.array([1, 2, *PI[:num_tokens]], np.int32)
+    prompt = Prompt(row=0, epoch=0, tokens=tokens[:2], text="", label="")
+    sample = unanswered(prompt, 0, "")
+    return replace(
+        sample,
+        tokens=tokens,
+        loss_mask=np.arange(tokens.size) >= 2,
+        rollout_logprobs=np.zeros(tokens.size, np.float32),
+        spans=(VersionSpan(2, tokens.size, 0),),
+        finish_reason=FinishReason.ABORT,
+        response_text=text,
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+def test_the_text_of_a_continued_response_is_decoded_as_a_whole(num_tokens):
+    engine = FakeEngine(
+        respond=lambda request: PI[request.tokens.size - 2 :],
+        decode=lambda tokens: bytes(tokens).decode(errors="replace"),
+    )
+    context = GenerateContext(engines=engine, sampling=SamplingParams(max_new_tokens=10), timeout_s=5)
+    [sample] = asyncio.run(continue_samples([cut_off_after(num_tokens)], [1], context))
+    assert sample.tokens.tolist() == [1, 2, *PI]
+    assert sample.response_text == "\u03c0=3"
+    assert sample.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("max_new_tokens", [2, 3])
+def test_a_cut_off_response_that_may_have_no_more_tokens_is_truncated_as_it_is(max_new_tokens):
+    engine = FakeEngine()
+    sampling = SamplingParams(max_new_tokens=max_new_tokens)
+    context = GenerateContext(engines=engine, sampling=sampling, timeout_s=5)
+    [sample] = asyncio.run(continue_samples([cut_off_after(3)], [1], context))
+    assert sample.response_length == 3
+    assert sample.finish_reason is FinishReason.LENGTH
+    assert engine.num_requests == 0
+
+
+def test_a_cut_off_group_that_an_engine_refuses_is_dropped_and_replaced():
+    def respond(request):
+        if request.response_start is not None:
+            raise RequestError("engine 0: too long")
+        return [2, 4]
+
+    buffer = SampleBuffer()
+    buffer.put([SampleGroup(group_id="0-0", samples=(cut_off_after(1),))])
+    rollout = make(engines=[FakeEngine("engine 0", respond=respond)], buffer=buffer)
+    result = asyncio.run(rollout.collect(Prompts()))
+    assert len(result.groups) == 4
+    assert result.drop_counts == {"request_refused": 1}
 
 
 @pytest.mark.parametrize(

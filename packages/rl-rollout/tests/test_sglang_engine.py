@@ -144,6 +144,26 @@ def test_a_response_ends_at_the_end_token_or_a_stop_token(sglang_engine, prompt)
     assert answer.finish_reason is FinishReason.STOP
 
 
+def test_the_text_of_a_continuation_is_that_of_the_whole_response(sglang_engine, prompt):
+    [whole] = asyncio.run(
+        sglang_engine.generate(make_requests(prompt, [1], max_new_tokens=24, temperature=0.0), timeout_s=120)
+    )
+    requests = [
+        GenerateRequest(
+            request_id=str(cut),
+            tokens=np.concatenate([prompt, whole.tokens[:cut]]),
+            sampling=SamplingParams(max_new_tokens=24 - cut, temperature=0.0),
+            seed=1,
+            response_start=prompt.size,
+        )
+        for cut in range(len(whole.tokens))
+    ]
+    answers = asyncio.run(sglang_engine.generate(requests, timeout_s=120))
+    for cut, answer in enumerate(answers):
+        assert answer.tokens.tolist() == whole.tokens[cut:].tolist()
+        assert answer.text == whole.text
+
+
 def test_requests_that_it_cannot_serve_are_refused_by_name(sglang_engine, prompt):
     def ask(tokens=prompt, **sampling):
         params = SamplingParams(**{"max_new_tokens": 8, **sampling})

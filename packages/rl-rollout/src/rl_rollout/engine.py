@@ -36,6 +36,8 @@ class GenerateRequest:
     sampling: SamplingParams
     seed: int
     """Seed of this request alone. Requests of one group must differ in it, or a deterministic engine repeats itself."""
+    response_start: int | None = None
+    """Of a continuation: where in `tokens` the response begins. The answer's text is then of the whole response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +50,7 @@ class Generation:
     logprobs: NDArray[np.float32]
     """[R] log-probability of each new token under the distribution that `SamplingParams.temperature` gives."""
     text: str
+    """Of the new tokens or, as a cut may be within a character, of the whole response that they continue."""
     finish_reason: FinishReason
     policy_version: PolicyVersion
     """Version of the weights that drew every token of this answer."""

@@ -141,25 +141,33 @@ def turn_seed(seed: int, turn: int) -> int:
 async def continue_samples(samples: Sequence[Sample], seeds: Sequence[int], context: GenerateContext) -> list[Sample]:
     """The samples, those that were cut off (ABORT) drawn to their end by the present weights; spans tell who drew what.
 
-    Only for samples of a single turn. `SamplingParams.max_new_tokens` bounds the whole response.
+    Only for samples of a single turn. `SamplingParams.max_new_tokens` and `min_new_tokens` bound the whole response;
+    one that leaves nothing to draw ends as it is (LENGTH).
     """
-    cut_off = [number for number, sample in enumerate(samples) if sample.finish_reason is FinishReason.ABORT]
-    requests = [
-        GenerateRequest(
-            request_id=f"{samples[number].group_id}/{samples[number].index}",
-            tokens=samples[number].tokens,
+    sampling = context.sampling
+    whole = list(samples)
+    requests: dict[int, GenerateRequest] = {}
+    for number, sample in enumerate(samples):
+        if sample.finish_reason is not FinishReason.ABORT:
+            continue
+        if sample.response_length >= sampling.max_new_tokens:
+            whole[number] = replace(sample, finish_reason=FinishReason.LENGTH)
+            continue
+        requests[number] = GenerateRequest(
+            request_id=f"{sample.group_id}/{sample.index}",
+            tokens=sample.tokens,
             sampling=replace(
-                context.sampling,
-                max_new_tokens=context.sampling.max_new_tokens - samples[number].response_length,
+                sampling,
+                max_new_tokens=sampling.max_new_tokens - sample.response_length,
+                min_new_tokens=max(0, sampling.min_new_tokens - sample.response_length),
             ),
             seed=seeds[number],
+            response_start=sample.prompt_length,
         )
-        for number in cut_off
-    ]
-    answers = await context.engines.generate(requests, timeout_s=context.timeout_s)
-    whole = list(samples)
-    for number, answer in zip(cut_off, answers, strict=True):
-        whole[number] = _extend(samples[number], answer)
+    if requests:
+        answers = await context.engines.generate(list(requests.values()), timeout_s=context.timeout_s)
+        for number, answer in zip(requests, answers, strict=True):
+            whole[number] = _extend(samples[number], answer)
     return whole
 
 
@@ -173,5 +181,5 @@ def _extend(sample: Sample, answer: Generation) -> Sample:
         rollout_logprobs=np.concatenate([sample.rollout_logprobs, answer.logprobs]),
         spans=sample.spans + span,
         finish_reason=answer.finish_reason,
-        response_text=sample.response_text + answer.text,
+        response_text=answer.text,
     )

@@ -1,6 +1,7 @@
 """The way of one group through generation, grading and the filter."""
 
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -58,25 +59,24 @@ class GroupWork:
     async def start(self, order: int, prompt: Prompt) -> Outcome:
         """Draws the prompt's samples and goes on as `finish`."""
         seeds = [self._seed(prompt.group_id, index) for index in range(self._config.n_samples_per_prompt)]
-        try:
-            with self.generating.running():
-                samples = await self._generate(prompt, seeds, self._context)
-        except RequestError as error:
-            logger.warning("group %s is dropped: %s", prompt.group_id, error)
-            return Outcome(order, SampleGroup(group_id=prompt.group_id, samples=()), (), "request_refused")
-        except EngineDeadlineError as error:
-            return self._too_late(order, prompt.group_id, error)
-        return await self.finish(order, SampleGroup(group_id=prompt.group_id, samples=tuple(samples)))
+        return await self._draw(order, prompt.group_id, self._generate(prompt, seeds, self._context))
 
     async def resume(self, order: int, group: SampleGroup) -> Outcome:
         """Draws the rest of samples that were cut off, each with its own seed, and goes on as `finish`."""
         seeds = [self._seed(group.group_id, sample.index) for sample in group.samples]
+        return await self._draw(order, group.group_id, continue_samples(group.samples, seeds, self._context))
+
+    async def _draw(self, order: int, group_id: str, samples: Awaitable[list[Sample]]) -> Outcome:
         try:
             with self.generating.running():
-                samples = await continue_samples(group.samples, seeds, self._context)
+                drawn = await samples
+        except RequestError as error:
+            logger.warning("group %s is dropped: %s", group_id, error)
+            return Outcome(order, SampleGroup(group_id=group_id, samples=()), (), "request_refused")
         except EngineDeadlineError as error:
-            return self._too_late(order, group.group_id, error)
-        return await self.finish(order, SampleGroup(group_id=group.group_id, samples=tuple(samples)))
+            logger.warning("group %s is dropped: %s; generate_timeout_s is the limit", group_id, error)
+            return Outcome(order, SampleGroup(group_id=group_id, samples=()), (), TOO_LATE)
+        return await self.finish(order, SampleGroup(group_id=group_id, samples=tuple(drawn)))
 
     async def finish(self, order: int, group: SampleGroup) -> Outcome:
         """Grades what has no grade yet, takes failed samples out and filters the group."""
@@ -90,10 +90,6 @@ class GroupWork:
             return Outcome(order, replace(group, samples=tuple(samples)), failed, "all_samples_failed")
         group = replace(group, samples=tuple(whole))
         return Outcome(order, group, failed, self._filter.reason_to_drop(group) if self._filter else None)
-
-    def _too_late(self, order: int, group_id: str, error: EngineDeadlineError) -> Outcome:
-        logger.warning("group %s is dropped: %s; generate_timeout_s is the limit", group_id, error)
-        return Outcome(order, SampleGroup(group_id=group_id, samples=()), (), TOO_LATE)
 
     def _seed(self, group_id: str, index: int) -> int:
         return sample_seed(self._config.rollout_seed, group_id, index)

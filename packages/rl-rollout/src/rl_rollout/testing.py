@@ -7,6 +7,7 @@ Example:
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -117,12 +118,14 @@ class FakeEngine:
             self.die("killed on purpose")
         self._require_life()
         tokens = wanted[:num_tokens]
+        start = request.tokens.size if request.response_start is None else request.response_start
+        begun: list[int] = request.tokens[start:].tolist()
         reason = FinishReason.LENGTH if num_tokens == request.sampling.max_new_tokens else FinishReason.STOP
         return Generation(
             request_id=request.request_id,
             tokens=np.array(tokens, np.int32),
             logprobs=np.array([-(1 + token) / 1000 for token in tokens], np.float32),
-            text=self._decode(tokens),
+            text=self._decode([*begun, *tokens]),
             finish_reason=FinishReason.ABORT if num_tokens < len(wanted) else reason,
             policy_version=version,
         )
@@ -233,10 +236,11 @@ async def check_engine(
 
 
 async def check_generation(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:
-    """What `Engine.generate` promises: order, alignment, seeds, limits, deadline, abort. Leaves the engine serving.
+    """What `Engine.generate` promises: order, alignment, limits, texts, deadline, abort. Leaves the engine serving.
 
     Args:
-        engine: one that needs at least 0.2 s for 16 responses of 400 tokens, so that they can be cut off.
+        engine: one that needs at least 0.2 s for 16 responses of 400 tokens, so that they can be cut off, and that
+            honours seeds, as a `SGLangEngine` on a GPU does with the server argument `enable_deterministic_inference`.
         prompt: [P] token ids that the engine's model knows.
 
     Raises:
@@ -257,7 +261,18 @@ async def check_generation(engine: WeightedEngine, prompt: NDArray[np.int32]) ->
     [again] = await engine.generate([requests[4]], timeout_s=120)
     assert again.tokens.tolist() == answers[4].tokens.tolist(), "a seed did not give its response again"
     assert await engine.generate([], timeout_s=120) == []
+    await _check_continuing(engine, prompt)
     await _check_cutting_off(engine, prompt)
+
+
+async def _check_continuing(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:
+    [begun] = await engine.generate(make_requests(prompt, [1], temperature=0.0), timeout_s=120)
+    [request] = make_requests(np.concatenate([prompt, begun.tokens[:4]]), [1], temperature=0.0)
+    rest, whole = await engine.generate([request, replace(request, response_start=prompt.size)], timeout_s=120)
+    assert rest.tokens.tolist() == whole.tokens.tolist()
+    end = rest.text.lstrip("\ufffd")  # it may begin within a character
+    assert whole.text.endswith(end), f"expected the text of the whole response, got {whole.text!r}"
+    assert whole.text != end, f"expected the text of the whole response, got {whole.text!r}"
 
 
 async def _check_cutting_off(engine: WeightedEngine, prompt: NDArray[np.int32]) -> None:

@@ -439,15 +439,16 @@ class SGLangEngine:
                 "which an engine started with needs_tokenizer=True can serve"
             )
         num_tokens = request.tokens.size + sampling.max_new_tokens
-        if request.tokens.size == 0 or num_tokens > ready.max_prompt_tokens:
+        if request.tokens.size == 0 or num_tokens > ready.max_request_tokens:
             raise RequestError(
                 f"{self._name}: request {request.request_id} has {request.tokens.size} prompt tokens and asks for "
-                f"{sampling.max_new_tokens} more; expected 1 to {ready.max_prompt_tokens} in all"
+                f"{sampling.max_new_tokens} more; expected 1 to {ready.max_request_tokens} in all"
             )
         return WireRequest(
             tokens=np.ascontiguousarray(request.tokens, np.int32).tobytes(),
             sampling=WireSampling.of(sampling, request.seed),
             skip_special_tokens=sampling.skip_special_tokens,
+            response_start=request.tokens.size if request.response_start is None else request.response_start,
         )
 
 

@@ -12,6 +12,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from rl_data import FinishReason, PolicyVersion
 from rl_rollout.engine import EnginePart, GenerateRequest, Generation
 from rl_rollout.errors import EngineDeadlineError, EngineError, EngineNotServingError, RequestError, RolloutConfigError
-from rl_rollout.sglang.config import EngineConfig, require_model
+from rl_rollout.sglang.config import EngineConfig
 from rl_rollout.sglang.http_wire import base_url, safetensors_header, sampling_json
+from rl_rollout.sglang.stops import without_end, without_stop_string
 from rl_rollout.weights import (
     IncomingWeights,
     TensorSpec,
@@ -42,6 +44,10 @@ _CONTROL_S = 20.0
 _BAD_REQUEST = 400
 
 
+class _NoAnswerError(EngineError):
+    """A server that cannot be reached, or says itself that it cannot serve: it may be starting."""
+
+
 class HTTPEngine:
     """An `Engine` and a weight sink over SGLang's HTTP interface: JSON both ways, nothing is unpickled.
 
@@ -52,7 +58,7 @@ class HTTPEngine:
     Args:
         address: "http://HOST:PORT" or "HOST:PORT".
         name: how messages call the engine.
-        model_path: a Hugging Face model folder, as the server serves it.
+        model_path: a Hugging Face model folder, as the server serves it. A name on a hub is none.
         weights_folder: in it this handle makes a folder of its own for versions, of which the latest stays there until
             `close`. What a process that was killed left stays too: clear it first, or give a folder that is cleared.
         config: deadlines.
@@ -75,7 +81,8 @@ class HTTPEngine:
         self._name = f"{name} at {address}"
         self._url = base_url(address)
         self._model_path = Path(model_path)
-        require_model(self._model_path, name)
+        if not (self._model_path / "config.json").is_file():
+            raise RolloutConfigError(f"{name}: expected a model folder, {model_path} has no config.json")
         if importlib.util.find_spec("httpx") is None:
             raise RolloutConfigError(f"{name}: a server elsewhere needs httpx: pip install 'rl-rollout[http]'")
         self._stream = secrets.token_hex(8)
@@ -106,6 +113,7 @@ class HTTPEngine:
 
         Raises:
             EngineDeadlineError: if it does not within `timeout_s` (default: engine_start_timeout_s).
+            EngineError: at once, if it refuses to, as for another API key, or is no SGLang server.
         """
         self._require_open()
         started = time.monotonic()
@@ -113,7 +121,7 @@ class HTTPEngine:
         while True:
             try:
                 self._control("GET", "/model_info", None, _CONTROL_S, "telling its model")
-            except EngineError as error:
+            except (EngineDeadlineError, _NoAnswerError) as error:
                 if time.monotonic() - started > limit_s:
                     raise EngineDeadlineError(f"{self._name}: not ready within {limit_s:g} s: {error}") from error
                 time.sleep(_POLL_S)
@@ -168,19 +176,36 @@ class HTTPEngine:
         doing = f"generating {len(requests)} responses"
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client().post("/generate", json=body, timeout=None)
+                answers = await self._post("/generate", body, doing)
+                generations = self._generations(requests, answers)
+                return await self._with_whole_texts(requests, generations, answers)
         except TimeoutError:
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
         except _http_errors() as error:
             raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
-        answers = self._content(response, doing)
-        if not isinstance(answers, list) or len(cast("list[Any]", answers)) != len(requests):
-            got = str(cast("object", answers))[:100]
-            raise EngineError(f"{self._name}: expected {len(requests)} answers, got {got!r}")
-        return [
-            self._generation(request, answer)
-            for request, answer in zip(requests, cast("list[Any]", answers), strict=True)
-        ]
+
+    async def _post(self, path: str, body: Mapping[str, object], doing: str) -> Any:
+        return self._content(await self._client().post(path, json=body, timeout=None), doing)
+
+    async def _with_whole_texts(
+        self, requests: Sequence[GenerateRequest], generations: Sequence[Generation], answers: Sequence[Any]
+    ) -> list[Generation]:
+        """The answers, those that continue a response with the text of all of it, which the server decodes anew."""
+        whole = list(generations)
+        for number, (request, generation) in enumerate(zip(requests, generations, strict=True)):
+            if request.response_start is None:
+                continue
+            matched = answers[number]["meta_info"]["finish_reason"].get("matched")
+            tokens = request.tokens[request.response_start :].tolist()
+            body = {
+                "tokens": tokens + without_end(generation.tokens.tolist(), matched),
+                "skip_special_tokens": request.sampling.skip_special_tokens,
+            }
+            doing = f"decoding the response of request {request.request_id}"
+            decoded = self._object(await self._post("/detokenize", body, doing), doing)
+            text = without_stop_string(str(self._field(decoded, "text", doing)), matched)
+            whole[number] = replace(generation, text=text)
+        return whole
 
     async def abort_all(self) -> None:
         """See `Engine.abort_all`; also of what others asked of the server."""
@@ -309,7 +334,7 @@ class HTTPEngine:
         except httpx.TimeoutException:
             raise EngineDeadlineError(f"{self._name}: no answer within {timeout_s:g} s while {doing}") from None
         except _http_errors() as error:
-            raise EngineError(f"{self._name}: failed while {doing}: {error!r}") from error
+            raise _NoAnswerError(f"{self._name}: failed while {doing}: {error!r}") from error
         if path == "/update_weights_from_disk" and response.status_code == _BAD_REQUEST:
             return self._object(self._json(response, doing), doing)  # it says itself what went wrong
         return {} if path == "/abort_request" else self._object(self._content(response, doing), doing)
@@ -324,7 +349,8 @@ class HTTPEngine:
         if response.status_code == _BAD_REQUEST:
             raise RequestError(f"{self._name}: refused while {doing}: {response.text}")
         if response.is_error:
-            raise EngineError(f"{self._name}: status {response.status_code} while {doing}: {response.text}")
+            kind = _NoAnswerError if response.is_server_error else EngineError
+            raise kind(f"{self._name}: status {response.status_code} while {doing}: {response.text}")
         return self._json(response, doing)
 
     def _json(self, response: "httpx.Response", doing: str) -> Any:
@@ -342,6 +368,15 @@ class HTTPEngine:
         if key not in answer:
             raise EngineError(f"{self._name}: expected {key} while {doing}, got {', '.join(answer) or 'nothing'}")
         return answer[key]
+
+    def _generations(self, requests: Sequence[GenerateRequest], answers: object) -> list[Generation]:
+        if not isinstance(answers, list) or len(cast("list[Any]", answers)) != len(requests):
+            got = str(cast("object", answers))[:100]
+            raise EngineError(f"{self._name}: expected {len(requests)} answers, got {got!r}")
+        return [
+            self._generation(request, answer)
+            for request, answer in zip(requests, cast("list[Any]", answers), strict=True)
+        ]
 
     def _generation(self, request: GenerateRequest, answer: Mapping[str, Any]) -> Generation:
         """The answer to one request.

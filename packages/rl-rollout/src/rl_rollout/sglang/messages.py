@@ -50,6 +50,8 @@ class WireRequest(msgspec.Struct, frozen=True):
     tokens: bytes
     sampling: WireSampling
     skip_special_tokens: bool
+    response_start: int
+    """Where in the tokens the text begins that the answer goes on with."""
 
 
 class WireGeneration(msgspec.Struct, frozen=True):
@@ -186,8 +188,8 @@ class Call(msgspec.Struct, frozen=True):
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The first message of a host."""
 
-    max_prompt_tokens: int
-    max_total_tokens: int
+    max_request_tokens: int
+    """Prompt and response together."""
     is_cpu: bool
     num_ranks: int
     """Processes that hold a part of the model."""

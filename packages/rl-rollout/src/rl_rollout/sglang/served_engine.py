@@ -53,6 +53,7 @@ from rl_rollout.sglang.messages import (
     WireRequest,
     WireSampling,
 )
+from rl_rollout.sglang.stops import without_end, without_stop_string
 from rl_rollout.sglang.weight_orders import LOADER, HostBuffer, LoadBucket, Order, OrderAnswer, ReadTensors, as_one
 
 logger = logging.getLogger(__name__)
@@ -138,8 +139,7 @@ class ServedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         channel.send(
             Ready(
-                max_prompt_tokens=scheduler["max_req_input_len"],
-                max_total_tokens=scheduler["max_total_num_tokens"],
+                max_request_tokens=scheduler["max_req_input_len"],
                 is_cpu=self._is_cpu,
                 num_ranks=self._engine.server_args.tp_size,
                 seconds={"import": imported_s, "launch": launched_s},
@@ -232,18 +232,16 @@ class ServedEngine:
         return WireGeneration(
             tokens=np.array(tokens, np.int32).tobytes(),
             logprobs=np.array(logprobs, np.float32).tobytes(),
-            text=self._text(tokens, reason.get("matched"), request.skip_special_tokens),
+            text=self._text(request, tokens, reason.get("matched")),
             finish_reason=reason["type"],
         )
 
-    def _text(self, tokens: list[int], matched: int | str | None, skip_special_tokens: bool) -> str:
-        """The tokens decoded, without the end token or stop string that ended them."""
-        if isinstance(matched, int) and tokens and tokens[-1] == matched:
-            tokens = tokens[:-1]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
-        if isinstance(matched, str) and matched in text:
-            text = text[: text.rindex(matched)]
-        return text
+    def _text(self, request: WireRequest, tokens: list[int], matched: int | str | None) -> str:
+        """The response decoded, without the end token or stop string that ended it."""
+        response = np.frombuffer(request.tokens, np.int32)[request.response_start :].tolist()
+        response += without_end(tokens, matched)
+        text = self._tokenizer.decode(response, skip_special_tokens=request.skip_special_tokens)
+        return without_stop_string(text, matched)
 
     def _abort(self, call_id: int | None) -> None:
         if call_id is None:
