@@ -22,7 +22,7 @@ from recipes.grpo.data import check_eval_rows, check_training_rows, open_eval_se
 from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
-from recipes.model_folder import check_weights
+from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
 from recipes.resume import check_length
 from recipes.run_folder import check_folder
@@ -74,6 +74,8 @@ class GRPOJob:
     num_rollouts: int
     num_steps_per_rollout: int
     """Optimizer steps that follow one rollout."""
+    notes: Sequence[str]
+    """What a user should know of the run before it starts."""
     config_text: str
     """The resolved configuration, as it is saved."""
 
@@ -165,5 +167,25 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad_held_out, server_rooms),
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
+        notes=_notes(parsed, foreign.megatron, model_config),
         config_text=config_text,
     )
+
+
+def _notes(
+    parsed: ParsedArguments, megatron: MegatronArguments, model_config: Mapping[str, JsonValue]
+) -> Sequence[str]:
+    notes = [
+        precision_note(model_config, megatron),
+        _divergence_note(parsed.get(AlgorithmConfig)),
+        None if parsed.get(EvalConfig).data_sets else "no evaluation: --eval-prompt-data is not given",
+    ]
+    return [note for note in notes if note is not None]
+
+
+def _divergence_note(algorithm: AlgorithmConfig) -> str | None:
+    """What a user should know whose divergence in the loss holds the policy nowhere; None otherwise."""
+    is_in_loss = algorithm.use_kl_loss and algorithm.kl_loss_coef != 0
+    if not is_in_loss or algorithm.kl_loss_type != "k1" or algorithm.use_unbiased_kl:
+        return None
+    return "--kl-loss-type k1: its gradient averages to 0; low_var_kl pulls towards the reference"

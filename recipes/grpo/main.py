@@ -16,7 +16,6 @@ from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
 from recipes.grpo.step import train_on
-from recipes.model_folder import precision_note
 from recipes.resume import resume_run
 from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
@@ -42,10 +41,8 @@ def run(job: GRPOJob) -> None:
     """One run, from the start of its processes to its final model."""
     console = StepConsole()
     console.say(job.config_text)
-    if note := precision_note(job.model_config, job.megatron):
+    for note in job.notes:
         console.say(note)
-    if not job.eval_sets:
-        console.say("no evaluation: --eval-prompt-data is not given")
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
     if not job.run.resume:

@@ -12,7 +12,7 @@ from recipes.config import BatchConfig, RunConfig, TrainerPlacementConfig
 from recipes.config.checks import check_recompute
 from recipes.config.limits import max_positions, token_budget
 from recipes.errors import UsageError
-from recipes.model_folder import check_weights
+from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
 from recipes.resume import check_length
 from recipes.run_folder import check_folder
@@ -40,6 +40,8 @@ class SFTJob:
     bad_rows: Sequence[RowNote]
     """Rows that will be skipped."""
     num_steps: int
+    notes: Sequence[str]
+    """What a user should know of the run before it starts."""
     config_text: str
     """The resolved configuration, as it is saved."""
 
@@ -101,5 +103,6 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         source=source,
         bad_rows=bad_rows,
         num_steps=num_steps,
+        notes=[note for note in (precision_note(model_config, foreign.megatron),) if note is not None],
         config_text=config_text,
     )

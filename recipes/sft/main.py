@@ -11,7 +11,6 @@ from recipes.console import StepConsole
 from recipes.devices import check_gpus, where_they_run
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
-from recipes.model_folder import precision_note
 from recipes.resume import resume_run
 from recipes.run_folder import RunFolder
 from recipes.seats import take_seats
@@ -32,7 +31,7 @@ def run(job: SFTJob) -> None:
     """One run, from the start of its processes to its final model."""
     console = StepConsole()
     console.say(job.config_text)
-    if note := precision_note(job.model_config, job.megatron):
+    for note in job.notes:
         console.say(note)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=job.run.resume)
