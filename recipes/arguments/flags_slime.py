@@ -69,7 +69,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
         "loss-mask-type multimodal-keys",
     ),
     (
-        "the run's folder holds metrics.jsonl and GRPO's samples.jsonl, of which `python -m recipes.report` makes a page",
+        "the run's folder holds metrics.jsonl and GRPO's samples.jsonl; `python -m recipes.report` makes a page of it",
         """
         disable-wandb-random-suffix dump-details load-debug-rollout-data load-debug-rollout-data-subsample
         load-forge-rollout-data log-correct-samples log-multi-turn log-passrate log-reward-category
