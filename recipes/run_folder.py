@@ -25,16 +25,17 @@ SAMPLES_FILE = "samples.jsonl"
 ROWS_FILE = "left_out_rows.jsonl"
 SUMMARY_FILE = "summary.json"
 
-# What may change when a run is resumed: by which path its own folder is reached, how long it goes on, how often it
-# saves and looks, how long it waits, the way by which weights get to the engines, which are the same bits by every way,
-# where engines are that somebody else runs, what becomes of bad rows, how many processes and requests read and grade at
-# a time, and how many GPUs there are: a checkpoint loads on any number of data-parallel ranks, while the flags for
-# tensor and pipeline parallelism stay. Nor does it matter whether trainer and engines share them, and whose memory is
-# where.
+# What may change when a run is resumed: by which path its own folder is reached, how long it goes on, and over how many
+# steps the learning rate decays, which follows from that where it is not said; how often it saves and looks, how long
+# it waits, the way by which weights get to the engines, which are the same bits by every way, where engines are that
+# somebody else runs, what becomes of bad rows, how many processes and requests read and grade at a time, and how many
+# GPUs there are: a checkpoint loads on any number of data-parallel ranks, while the flags for tensor and pipeline
+# parallelism stay. Nor does it matter whether trainer and engines share them, and whose memory is where.
 _FREE_ON_RESUME = (
     "run-dir",
     "num-rollout",
     "num-epoch",
+    "lr-decay-iters",
     "save-interval",
     "eval-interval",
     "update-weight-transport",

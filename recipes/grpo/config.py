@@ -18,13 +18,13 @@ from recipes.config import (
 )
 from recipes.config.checks import check_recompute
 from recipes.grpo.checks import check_together
-from recipes.grpo.data import check_eval_rows, check_training_rows, open_eval_sets, open_training
+from recipes.grpo.data import check_rows, open_eval_sets, open_training
 from recipes.grpo.evaluation import EvalSet
 from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
-from recipes.resume import check_length
+from recipes.resume import check_length, schedule_note
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
 from rl_data import GraderConfig, PromptSource, RowNote
@@ -132,8 +132,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
-        rows = check_training_rows(parsed, tokenizer)
-        bad_held_out = check_eval_rows(parsed, tokenizer)
+        rows = check_rows(parsed, tokenizer)
         num_rollouts = run.num_steps(num_rows=rows.num_good, rows_per_step=rollout.rollout_batch_size)
         check_length(run, num_rollouts)
         foreign = loading.read(
@@ -163,8 +162,8 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         sglang=foreign.sglang,
         model_config=model_config,
         source=open_training(parsed, foreign, tokenizer, rows, server_rooms),
-        bad_rows=[*rows.bad, *(note for notes in bad_held_out.values() for note in notes)],
-        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad_held_out, server_rooms),
+        bad_rows=[*rows.bad, *(note for notes in rows.bad_held_out.values() for note in notes)],
+        eval_sets=open_eval_sets(parsed, foreign, tokenizer, rows.bad_held_out, server_rooms),
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
         notes=_notes(parsed, foreign.megatron, model_config),
@@ -177,6 +176,7 @@ def _notes(
 ) -> Sequence[str]:
     notes = [
         precision_note(model_config, megatron),
+        schedule_note(parsed.get(RunConfig), megatron),
         _divergence_note(parsed.get(AlgorithmConfig)),
         None if parsed.get(EvalConfig).data_sets else "no evaluation: --eval-prompt-data is not given",
     ]

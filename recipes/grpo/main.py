@@ -16,10 +16,9 @@ from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
 from recipes.grpo.record import eval_record, grpo_record, step_line
 from recipes.grpo.step import train_on
-from recipes.resume import resume_run
+from recipes.resume import resume_run, saved_state
 from recipes.run_folder import MetricsLine, RunFolder
 from rl_data import GraderPool
-from rl_data.json import JsonValue
 from rl_rollout import Rollout
 from rl_weights import SyncError
 
@@ -159,6 +158,6 @@ class _GRPO:
 
     async def save(self, step: int) -> None:
         """Writes a checkpoint that `resume_run` goes on from."""
-        state: dict[str, JsonValue] = {"step": step, "source": self.job.source.state_dict()}
+        state = saved_state(step, self.job.source, self.job.megatron)
         async with self.memory.whole_trainer(after_step=step):
             self.trainer.save_checkpoint(self.folder.checkpoints, state)

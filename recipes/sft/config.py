@@ -14,7 +14,7 @@ from recipes.config.limits import max_positions, token_budget
 from recipes.errors import UsageError
 from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
-from recipes.resume import check_length
+from recipes.resume import check_length, schedule_note
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
 from rl_data import ConversationDataConfig, ConversationSource, RowNote
@@ -92,6 +92,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     ConversationSource(replace(data, num_data_workers=0), tokenizer).next_batch(1)
     source = ConversationSource(data, tokenizer)
     source.leave_out(bad_rows)
+    notes = (precision_note(model_config, foreign.megatron), schedule_note(run, foreign.megatron))
     return SFTJob(
         run=run,
         trainer_placement=placement,
@@ -103,6 +104,6 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         source=source,
         bad_rows=bad_rows,
         num_steps=num_steps,
-        notes=[note for note in (precision_note(model_config, foreign.megatron),) if note is not None],
+        notes=[note for note in notes if note is not None],
         config_text=config_text,
     )

@@ -11,7 +11,7 @@ from recipes.console import StepConsole
 from recipes.devices import check_gpus, where_they_run
 from recipes.ending import StopAfterStep, run_to_its_end, telling_how_to_resume
 from recipes.memory_use import MemoryLog, peak
-from recipes.resume import resume_run
+from recipes.resume import resume_run, saved_state
 from recipes.run_folder import RunFolder
 from recipes.seats import take_seats
 from recipes.sft.config import PROGRAM, SFTJob, read_job
@@ -84,7 +84,7 @@ def _train(
         line = {"loss": result.loss, "tokens/s": batch.num_tokens / seconds["step"], name: gib}
         console.step(f"sft {step}", line)
         if job.run.is_save_due(step, num_steps=job.num_steps) or stop.is_asked:
-            trainer.save_checkpoint(folder.checkpoints, {"step": step, "source": job.source.state_dict()})
+            trainer.save_checkpoint(folder.checkpoints, saved_state(step, job.source, job.megatron))
         stop.end_if_asked(step)
 
 

@@ -1,4 +1,4 @@
-"""Runs of a few steps that are compared to the bit: their flags, and what they leave behind."""
+"""The flags of runs of a few steps, which are compared to the bit, and what they leave behind."""
 
 import json
 from pathlib import Path
@@ -24,6 +24,13 @@ def grpo(inputs, run_dir: Path, *words) -> list[str]:
     paths = ("--hf-checkpoint", inputs.model, "--prompt-data", inputs.prompts, "--run-dir", run_dir)
     held_out = ("--eval-prompt-data", "held-out", inputs.eval_prompts)
     return recipe("grpo", *paths, *held_out, "--save-interval", 1, *GRPO_FLAGS, *words)
+
+
+def words_of(preset: str, inputs, folder: Path, *words) -> list[str]:
+    """The words of a run that is only read, not started."""
+    data = inputs.prompts if preset == "tiny_math" else inputs.conversations
+    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", data, "--run-dir", folder / "run")
+    return [*map(str, ("--preset", preset, *paths, *words))]
 
 
 def records(run_dir: Path, name: str = "metrics.jsonl") -> list[dict]:

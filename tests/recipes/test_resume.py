@@ -8,6 +8,7 @@ import pytest
 
 from recipes.errors import UsageError
 from recipes.grpo.config import parse, read_job
+from recipes.resume import saved_state
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
 from rl_train.megatron import checkpoint_folder
@@ -175,6 +176,20 @@ def test_a_run_does_not_end_before_the_checkpoint_that_it_goes_on_from(earlier_r
             read_job([*earlier_run, "--resume", *words], parsers)
     assert contents(tmp_path) == before
     assert read_job([*earlier_run, "--resume", "--num-rollout", "20"], parsers).num_rollouts == 20
+
+
+@pytest.mark.slow
+def test_a_decay_that_follows_from_another_length_is_said_and_can_be_kept(earlier_run, parsers):
+    job = read_job([*earlier_run, "--resume"], parsers)
+    state = saved_state(20, job.source, job.megatron)
+    saved = checkpoint_folder.TrainerState(step=40, parallel_sizes={}, caller=state)
+    checkpoint_folder.commit(checkpoint_folder.begin(job.run.checkpoints, 40), saved)
+    said = "--lr-decay-style cosine: the decay was over 40 optimizer steps and now is over 80, "
+    kept = ("--num-rollout", "80", "--lr-decay-iters", "40")
+    for words, num_said in (((), 0), (("--num-rollout", "80"), 1), (kept, 0)):
+        *notes, no_evaluation = read_job([*earlier_run, "--resume", *words], parsers).notes
+        assert no_evaluation.startswith("no evaluation")
+        assert [note.startswith(said) for note in notes] == [True] * num_said
 
 
 @pytest.mark.slow

@@ -25,12 +25,7 @@ from rl_train.errors import HostMemoryError
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.trainer import StepResult
 from rl_weights import HFCheckpoint
-
-
-def words_of(preset, inputs, folder, *words):
-    data = inputs.prompts if preset == "tiny_math" else inputs.conversations
-    paths = ("--hf-checkpoint", inputs.model, "--prompt-data", data, "--run-dir", folder / "run")
-    return [*map(str, ("--preset", preset, *paths, *words))]
+from tests.recipes.short_runs import words_of
 
 
 @pytest.mark.parametrize(

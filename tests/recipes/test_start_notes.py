@@ -3,7 +3,7 @@
 import pytest
 
 from recipes.grpo.config import read_job as read_grpo
-from tests.recipes.test_settings import words_of
+from tests.recipes.short_runs import words_of
 
 NO_EVALUATION = "no evaluation: --eval-prompt-data is not given"
 
