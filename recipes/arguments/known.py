@@ -25,6 +25,10 @@ OWNED_HERE: dict[str, str] = {
 """Flags that Megatron's parser has too and that mean the recipe's setting here, with the reason."""
 
 
+class UnknownFlagError(UsageError):
+    """A flag that nobody knows."""
+
+
 class Kind(Enum):
     """Who reads a flag."""
 
@@ -56,7 +60,8 @@ def kind_of(
         all_given: every flag of the command line.
 
     Raises:
-        UsageError: with the reason, if it is refused; with the nearest known name, if nobody knows it.
+        UsageError: with the reason, if it is refused.
+        UnknownFlagError: with the nearest known name, if nobody knows it.
     """
     flag = given.flag
     if flag in own:
@@ -73,7 +78,7 @@ def kind_of(
         return Kind.MEGATRON
     if flag in _sglang(sglang_flags.HONOURED):
         return Kind.SGLANG
-    raise UsageError(f"{flag}: there is no such flag{_suggestion(flag, own, takes_sglang=takes_sglang)}")
+    raise UnknownFlagError(f"{flag}: there is no such flag{_suggestion(flag, own, takes_sglang=takes_sglang)}")
 
 
 def of_other_recipes(given: Mapping[str, Given], others: Mapping[str, str], program: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from recipes.arguments.dataclass_flags import flags_of, instances
 from recipes.arguments.flags_slime import ALWAYS, Always
 from recipes.arguments.help import help_text
-from recipes.arguments.known import NO_ENGINE, Kind, kind_of, of_other_recipes
+from recipes.arguments.known import NO_ENGINE, Kind, UnknownFlagError, kind_of, of_other_recipes
 from recipes.arguments.sources import Given, from_command_line, from_file, merged, preset_path, switched_off
 from recipes.errors import UsageError
 
@@ -89,18 +89,20 @@ def parse_arguments(
     of_others = {
         flag.name: name for name, configs in (others or {}).items() for config in configs for flag in flags_of(config)
     }
-    given = _all_given(argv, presets_dir, needless or {}, own_names)
+    given, off = _all_given(argv, presets_dir, needless or {}, own_names)
     by_kind: dict[Kind, dict[str, Given]] = {kind: {} for kind in Kind}
     problems: list[str] = []
-    for flag, one in given.items():
+    for one in (*given.values(), *off):
         try:
             kind = kind_of(
                 one, own_names, takes_sglang=takes_sglang, always=always, others=of_others.keys(), all_given=given
             )
         except UsageError as error:
-            problems.append(one.located(str(error)))
+            if not one.is_off or isinstance(error, UnknownFlagError):
+                problems.append(one.located(str(error)))
         else:
-            by_kind[kind][flag] = one
+            if not one.is_off:
+                by_kind[kind][one.flag] = one
     problems += of_other_recipes(by_kind[Kind.OTHER_RECIPE], of_others, program)
     if problems:
         raise UsageError("\n".join(problems))
@@ -126,19 +128,23 @@ def _title(program: str, argv: Sequence[str]) -> str:
 
 def _all_given(
     argv: Sequence[str], presets_dir: Path, needless: Mapping[str, Mapping[str, str]], own_names: Set[str]
-) -> dict[str, Given]:
-    """Every flag of the presets, the files and the words, and those that need not be given beside one of them."""
+) -> tuple[dict[str, Given], list[Given]]:
+    """Every flag of the presets, the files and the words, and those that need not be given beside one of them.
+
+    Beside them, those that a file takes back.
+    """
     words = from_command_line(argv)
     files = [preset_path(_one_value(word), presets_dir) for word in words if word.flag == "--preset"]
     files += [Path(_one_value(word)) for word in words if word.flag == "--config"]
-    given = merged(
+    found = merged(
         *([switched_off(one, own_names) for one in from_file(file)] for file in files),
         (word for word in words if word.flag not in ("--preset", "--config")),
     )
+    given = {flag: one for flag, one in found.items() if not one.is_off}
     for flag in needless.keys() & given.keys():
         for other, value in needless[flag].items():
             given.setdefault(other, Given(other, (value,), flag))
-    return given
+    return given, [one for one in found.values() if one.is_off]
 
 
 def located(message: str, given: Mapping[str, Given]) -> str:

@@ -150,9 +150,12 @@ def switched_off(given: Given, names: Set[str]) -> Given:
 
 
 def merged(*layers: Iterable[Given]) -> dict[str, Given]:
-    """By flag, in the order of their last mention; a later layer wins over an earlier one, and within it the later."""
+    """By flag, in the order of their last mention; a later layer wins over an earlier one, and within it the later.
+
+    What a file takes back is among them, see `Given.is_off`.
+    """
     found: dict[str, Given] = {}
     for given in (given for layer in layers for given in layer):
         found.pop(given.flag, None)
         found[given.flag] = given
-    return {flag: given for flag, given in found.items() if not given.is_off}
+    return found

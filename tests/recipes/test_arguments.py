@@ -213,6 +213,12 @@ def test_an_unknown_preset_is_an_error_with_the_nearest_name(presets):
     assert usage_error("--preset", "wal", presets=presets) == "--preset wal: there is no such preset; the nearest: wall"
 
 
+def test_what_a_file_takes_back_need_not_be_a_flag_that_is_taken(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("width: 1\nuse-wandb: false\nnum-workers: null\nbf16: false\n")
+    assert parse("--config", str(config)).megatron_argv == ()
+
+
 def test_values_of_a_file_stay_the_words_that_were_written(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text('width: 007\ntags: [no, "true", 1e-6]\nextra: {deep: {x: true}}\nspeed: null\nlayers: []\n')
@@ -229,6 +235,8 @@ def test_values_of_a_file_stay_the_words_that_were_written(tmp_path):
         ("- width\n", 1, "expected lines of the form `flag: value`"),
         ("width: 1\n--speed: 2\n", 2, "expected the name of a flag, without dashes"),
         ("width: 1\n\nsped: 2\n", 3, "--sped: there is no such flag; the nearest is --speed"),
+        ("width: 1\nsped: false\n", 2, "--sped: there is no such flag; the nearest is --speed"),
+        ("width: 1\nsped: null\n", 2, "--sped: there is no such flag; the nearest is --speed"),
         ("width: 1\nspeed: fast\n", 2, "--speed fast: expected a number"),
         ("# comment\nwidth: 0\n", 2, "--width: expected at least 1, got 0"),
         ("width: 1\ntags: [[a]]\n", 2, "tags: expected a list of plain values"),
