@@ -1,11 +1,11 @@
 """Settings of a GRPO run that make no sense together, though each does alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from recipes.arguments.dataclass_flags import flags_of
 from recipes.arguments.known import SGLANG_PREFIX
-from recipes.arguments.parse import PRESETS, ParsedArguments
+from recipes.arguments.parse import PRESETS, ParsedArguments, located
 from recipes.arguments.sources import Given
 from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, TrainerPlacementConfig, WeightSyncConfig
 from recipes.errors import UsageError
@@ -57,6 +57,27 @@ def check_held_out(parsed: ParsedArguments) -> None:
         *_template_problems(parsed.get(PromptDataConfig)),
         *_held_out_problems(parsed.get(EvalConfig), parsed.get(PromptDataConfig), parsed.get(GraderConfig)),
         *_engines_alone_problems(parsed.get(EnginePlacementConfig), parsed.get(TrainerPlacementConfig)),
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def check_graders(parsed: ParsedArguments, asked_for: Set[str]) -> None:
+    """Checks that every grader with a setting of its own is asked for, by a reward type or a row.
+
+    Raises:
+        UsageError: naming the settings of those that are not.
+    """
+    grading, chosen = parsed.get(GraderConfig), parsed.given.get("--rm-type")
+    where = "the default" if chosen is None else chosen.origin
+    rm_type = f"--rm-type {grading.chosen_type}" + (f" ({where})" if where else "")
+    problems = [
+        located(
+            f"--{name.replace('_', '-')} {getattr(grading, name)} has no effect: {rm_type} does not ask for {grader}, "
+            f"nor does a row; give --rm-type {grader}, or a sum as '{grading.chosen_type} + {grader}'",
+            parsed.given,
+        )
+        for name, grader in grading.without_effect(asked_for).items()
     ]
     if problems:
         raise UsageError("\n".join(problems))

@@ -8,51 +8,52 @@ from recipes.arguments.foreign import ForeignArguments
 from recipes.arguments.parse import ParsedArguments
 from recipes.config import BatchConfig, EvalConfig
 from recipes.config.limits import token_budget
+from recipes.grpo.checks import check_graders
 from recipes.grpo.evaluation import EvalSet, eval_data, naming_set, open_eval_graders, open_eval_set
 from recipes.grpo.limits import engine_rooms, prompt_limit
 from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_rollout import RolloutConfig
 
 
-class TrainingRows(NamedTuple):
-    """What is known of the rows for training after each was checked."""
+class CheckedRows(NamedTuple):
+    """What is known of the rows after each was checked."""
 
     num_good: int
+    """For training; 0 where there is evaluation alone."""
     bad: Sequence[RowNote]
-    """Those that will be skipped."""
+    """Those for training that will be skipped."""
+    bad_held_out: Mapping[str, Sequence[RowNote]]
+    """Those for evaluation that will be skipped, by data set."""
 
 
-def check_training_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> TrainingRows:
-    """Checks every row for training, and that it can be graded.
-
-    Raises:
-        DataError: naming a row that is bad, unless bad rows are to be skipped.
-    """
-    with GraderPool(parsed.get(GraderConfig)) as grader:
-        source = PromptSource(parsed.get(PromptDataConfig), tokenizer, check_label=grader.check_label)
-        bad = source.validate()
-        return TrainingRows(num_good=len(source) - len(bad), bad=bad)
-
-
-def check_eval_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> Mapping[str, Sequence[RowNote]]:
-    """Checks every row for evaluation; the bad ones that will be skipped, by data set.
+def check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> CheckedRows:
+    """Checks every row, that it can be graded, and that every grader with a setting of its own is asked for.
 
     Raises:
         DataError: naming a row that is bad, unless bad rows are to be skipped.
+        UsageError: naming a setting of a grader that neither a reward type nor a row asks for.
     """
     data, grading, evaluation = parsed.get(PromptDataConfig), parsed.get(GraderConfig), parsed.get(EvalConfig)
-    with GraderPool(grading) as training, open_eval_graders(evaluation, training, grading) as graders:
-        return {
-            name: PromptSource(held_out, tokenizer, check_label=graders[name].check_label).validate()
-            for name, held_out in eval_data(evaluation, data).items()
+    num_good, bad = 0, list[RowNote]()
+    with GraderPool(grading) as training, open_eval_graders(evaluation, training, grading) as held_out:
+        if not evaluation.eval_only:
+            source = PromptSource(data, tokenizer, check_label=training.check_label)
+            bad = source.validate()
+            num_good = len(source) - len(bad)
+        bad_held_out = {
+            name: PromptSource(rows, tokenizer, check_label=held_out[name].check_label).validate()
+            for name, rows in eval_data(evaluation, data).items()
         }
+        asked_for = training.asked_for.union(*(grader.asked_for for grader in held_out.values()))
+    check_graders(parsed, asked_for)
+    return CheckedRows(num_good, bad, bad_held_out)
 
 
 def open_training(
     parsed: ParsedArguments,
     foreign: ForeignArguments,
     tokenizer: Tokenizer,
-    rows: TrainingRows,
+    rows: CheckedRows,
     server_rooms: Mapping[str, int],
 ) -> PromptSource:
     """The prompts that fit with the longest response, into an engine and into a micro-batch."""

@@ -14,7 +14,7 @@ from recipes.config import EnginePlacementConfig, EvalConfig, RunConfig, Trainer
 from recipes.console import StepConsole
 from recipes.errors import UsageError
 from recipes.grpo.checks import check_held_out
-from recipes.grpo.data import check_eval_rows, open_eval_sets
+from recipes.grpo.data import check_rows, open_eval_sets
 from recipes.grpo.evaluation import EvalSet, evaluate_set, open_eval_graders
 from recipes.grpo.limits import check_engine_ranks
 from recipes.grpo.placement import EngineSpec, start_engines
@@ -67,7 +67,7 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
-        bad = check_eval_rows(parsed, tokenizer)
+        bad = check_rows(parsed, tokenizer).bad_held_out
         foreign = loading.read(parsed, hf_checkpoint=run.hf_checkpoint, world_size=world_size, train_iters=1)
     rollout = parsed.get(RolloutConfig)
     return EvalJob(

@@ -142,6 +142,7 @@ def test_settings_that_lack_or_contradict_something_are_refused(values: dict[str
 def test_the_type_follows_from_what_is_given():
     assert GraderConfig().chosen_type == "deepscaler"
     assert GraderConfig(custom_rm_path="a.b").chosen_type == "custom"
+    assert GraderConfig(custom_rm_path="a.b", rm_url="http://a").without_effect({"custom"}) == {"rm_url": "remote"}
     assert GraderConfig(rm_url="http://127.0.0.1:1").chosen_type == "remote"
     assert GraderConfig(rm_type="math", rm_url="http://127.0.0.1:1").chosen_type == "math"
 

@@ -1,5 +1,6 @@
 """Settings of grading."""
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -7,6 +8,8 @@ from rl_data.errors import DataError
 from rl_data.grading.rm_type import Term, parse_rm_type
 
 _DEFAULT_TYPE = "deepscaler"
+_NEEDED: Mapping[str, str] = {"custom": "custom_rm_path", "overlong": "overlong_buffer_len", "remote": "rm_url"}
+"""Grader -> the field without which it cannot grade, and that nobody else reads."""
 MAX_TIMEOUT_S = 1_000_000
 """Eleven days; the system's timers count in milliseconds and hold little more."""
 
@@ -104,13 +107,16 @@ class GraderConfig:
         Raises:
             DataError: naming the field that is missing.
         """
-        needed = {
-            "custom": ("custom_rm_path", self.custom_rm_path),
-            "remote": ("rm_url", self.rm_url),
-            "overlong": ("overlong_buffer_len", self.overlong_buffer_len),
+        if term.name in _NEEDED and getattr(self, _NEEDED[term.name]) is None:
+            raise DataError(f"rm_type {term.name}: {_NEEDED[term.name]} is missing")
+
+    def without_effect(self, asked_for: Set[str]) -> dict[str, str]:
+        """Fields that are given for a grader that is not among those asked for -> its name."""
+        return {
+            needed: grader
+            for grader, needed in _NEEDED.items()
+            if grader not in asked_for and getattr(self, needed) is not None
         }
-        if term.name in needed and needed[term.name][1] is None:
-            raise DataError(f"rm_type {term.name}: {needed[term.name][0]} is missing")
 
 
 def _check_address(url: str) -> None:

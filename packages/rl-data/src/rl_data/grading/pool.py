@@ -55,6 +55,12 @@ class GraderPool:
         with self._lock:
             return dict(self._outcomes)
 
+    @property
+    def asked_for(self) -> frozenset[str]:
+        """Names of the graders that the reward type has, or a row named that was checked or graded so far."""
+        with self._lock:
+            return frozenset(self._graders)
+
     def check_label(self, label: str | None, metadata: Mapping[str, JsonValue] | None = None) -> None:
         """Checks that a response could be graded against this label. Compares no mathematics.
 
