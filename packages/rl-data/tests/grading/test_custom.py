@@ -34,6 +34,9 @@ async def grade_later(response, label, metadata):
     await asyncio.sleep(0)
     return True
 
+async def of_a_sample(args, sample, **kwargs):
+    return 1.0
+
 NOT_A_FUNCTION = 3
 """
 
@@ -116,6 +119,10 @@ def test_it_may_be_a_coroutine_function_part_of_a_sum_and_named_with_a_colon(rew
         ("no_such_module_at_all.f", "No module named 'no_such_module_at_all'"),
         ("my_rewards.missing", "has no attribute 'missing'"),
         ("my_rewards.NOT_A_FUNCTION", "expected a function, found int"),
+        (
+            "my_rewards.of_a_sample",
+            r"of_a_sample\(args, sample, \*\*kwargs\): expected a function of \(response, label, metadata\): too many",
+        ),
         ("alone", r"expected package\.module\.function"),
     ],
 )

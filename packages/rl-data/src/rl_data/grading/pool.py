@@ -30,7 +30,8 @@ class GraderPool:
         config: which grader, and what it may take; a text stands for `GraderConfig(rm_type=text)`.
 
     Raises:
-        DataError: if a library that the grader needs is not installed, or the user's function cannot be imported.
+        DataError: if a library that the grader needs is not installed, or the user's function cannot be imported or
+            takes other arguments.
 
     Example:
         >>> with GraderPool("0.9*math + 0.1*format") as graders:

@@ -20,7 +20,7 @@ class CustomGrader:
         timeout_s: time that one call may take.
 
     Raises:
-        DataError: if there is no such function, or its module cannot be imported.
+        DataError: if there is no such function, it takes other arguments, or its module cannot be imported.
     """
 
     def __init__(self, path: str, *, num_workers: int, timeout_s: float) -> None:

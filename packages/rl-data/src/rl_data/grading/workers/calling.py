@@ -16,7 +16,8 @@ def load_function(path: str) -> UserFunction:
     """The function that `package.module.function` or `package.module:function` names.
 
     Raises:
-        ImportError, AttributeError, TypeError: if there is none; whatever the module itself raises, too.
+        ImportError, AttributeError, TypeError: if there is none, or it cannot be called as a grader is; whatever the
+            module itself raises, too.
     """
     module_name, _, name = path.replace(":", ".").rpartition(".")
     if not module_name:
@@ -24,7 +25,19 @@ def load_function(path: str) -> UserFunction:
     function = getattr(importlib.import_module(module_name), name)
     if not callable(function):
         raise TypeError(f"{path}: expected a function, found {type(function).__name__}")
+    _check_arguments(path, function)
     return cast(UserFunction, function)
+
+
+def _check_arguments(path: str, function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # functions written in C may have none
+        return
+    try:
+        signature.bind("", None, {})
+    except TypeError as error:
+        raise TypeError(f"{path}{signature}: expected a function of (response, label, metadata): {error}") from None
 
 
 def call(function: UserFunction, task: Call) -> Verdict:
