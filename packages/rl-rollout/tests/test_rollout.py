@@ -130,6 +130,14 @@ def test_a_filter_that_drops_everything_ends_the_rollout_with_the_counts():
     assert 13 <= sum(source.batches) <= 16
 
 
+def test_a_grader_that_fails_everywhere_ends_the_rollout_with_its_reason():
+    rollout = make(Parity(broken=list(map(str, range(100)))), max_refills=1)
+    with pytest.raises(
+        RolloutStarvedError, match="all_samples_failed; the last failed sample: grader: timeout: took 10 s"
+    ):
+        asyncio.run(rollout.collect(Prompts()))
+
+
 def test_over_sampling_takes_more_prompts_and_gives_a_batch():
     source = Prompts()
     result = asyncio.run(make(over_sampling_batch_size=7).collect(source))

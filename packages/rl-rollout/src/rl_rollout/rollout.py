@@ -112,7 +112,8 @@ class Rollout:
 
         Raises:
             EngineError: if no engine is left.
-            RolloutStarvedError: if the batch is not full after all prompts that max_refills allows.
+            RolloutStarvedError: if the batch is not full after all prompts that max_refills allows. It says why groups
+                were dropped, and what the last failed sample failed with.
         """
         work = GroupWork(self._config, self._context, self._generate, self._grader)
         collection = _Collection(
@@ -181,9 +182,11 @@ class _Collection:
             return []
         if self._num_taken + num_groups > self._max_taken:
             reasons = Counter(dropped.reason for dropped in self._dropped)
+            last = f"; the last failed sample: {self._failed[-1].metadata.get('error')}" if self._failed else ""
             raise RolloutStarvedError(
                 f"rollout: {len(self._kept)} of {self._num_wanted} groups after {self._num_taken} prompts; dropped: "
                 + ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+                + last
             )
         old: list[SampleGroup] = []
         if self._buffer is not None:
