@@ -18,7 +18,7 @@ from recipes.grpo.data import check_rows, open_eval_sets
 from recipes.grpo.evaluation import EvalSet, evaluate_set, open_eval_graders
 from recipes.grpo.limits import check_engine_ranks
 from recipes.grpo.placement import EngineSpec, start_engines
-from recipes.grpo.record import eval_record, step_line
+from recipes.grpo.record import eval_record, failure_note, step_line
 from recipes.model_folder import check_weights
 from recipes.run_folder import RunFolder, check_folder
 from recipes.tokenizer import open_tokenizer
@@ -108,6 +108,8 @@ def run_evaluation(job: EvalJob) -> None:
             folder.log_samples(report.samples, step=0)
             folder.log_metrics(record)
             console.step("eval", step_line(record))
+            if note := failure_note(report.samples):
+                console.say(note)
 
 
 def _model_folder(run: RunConfig, folder: RunFolder, console: StepConsole) -> Path:

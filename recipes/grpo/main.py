@@ -14,11 +14,11 @@ from recipes.grpo.eval_only import eval_job_of, run_evaluation
 from recipes.grpo.evaluation import evaluate_set, open_eval_graders
 from recipes.grpo.memory import MemorySwitch
 from recipes.grpo.placement import Processes, start_processes
-from recipes.grpo.record import eval_record, grpo_record, step_line
+from recipes.grpo.record import eval_record, failure_note, grpo_record, step_line
 from recipes.grpo.step import train_on
 from recipes.resume import resume_run, saved_state
 from recipes.run_folder import MetricsLine, RunFolder
-from rl_data import GraderPool
+from rl_data import GraderPool, Sample
 from rl_rollout import Rollout
 from rl_weights import SyncError
 
@@ -108,7 +108,7 @@ class _GRPO:
             # Samples first: whoever reads the line of a step finds all of its samples.
             self.folder.log_rows(job.source.take_notes(), step=step)
             self.folder.log_samples([*drawn.samples, *drawn.failed], step=step)
-            self.log(record, title=f"grpo {step}")
+            self.log(record, drawn.failed, title=f"grpo {step}")
             is_saved = job.run.is_save_due(step, num_steps=last)
             if is_saved:
                 await self.save(step)
@@ -149,12 +149,14 @@ class _GRPO:
             if report is None:
                 await self.pool.abort_all()
                 return
-            self.log(eval_record(after_step, eval_set, report), title=f"eval {after_step}")
+            self.log(eval_record(after_step, eval_set, report), report.samples, title=f"eval {after_step}")
 
-    def log(self, record: MetricsLine, *, title: str) -> None:
-        """One line into metrics.jsonl and its short form onto the terminal."""
+    def log(self, record: MetricsLine, samples: Sequence[Sample], *, title: str) -> None:
+        """One line into metrics.jsonl and its short form onto the terminal, with a warning if samples failed."""
         self.folder.log_metrics(record)
         self.console.step(title, step_line(record))
+        if note := failure_note(samples):
+            self.console.say(note)
 
     async def save(self, step: int) -> None:
         """Writes a checkpoint that `resume_run` goes on from."""

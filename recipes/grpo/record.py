@@ -1,11 +1,12 @@
 """What a GRPO step and an evaluation leave in metrics.jsonl and on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from recipes.grpo.evaluation import EvalSet
 from recipes.memory_use import peak
 from recipes.run_folder import MetricsLine
+from rl_data import FinishReason, Sample
 from rl_rollout import EvalReport, RolloutResult
 from rl_train.trainer import StepResult
 
@@ -18,6 +19,7 @@ _SHOWN = {
     "response_length_mean": "length",
     "truncated_share": "truncated",
 }
+_SHOWN_COUNTS = {"num_failed_samples": "failed", "num_dropped_groups": "dropped"}  # where they are not 0
 _PASS_AT = "pass_at_"
 _SWITCHING = ("release", "resume", "publish")
 
@@ -89,9 +91,17 @@ def step_line(record: MetricsLine) -> dict[str, float | str]:
     line |= {shown: cast("float", record[name]) for name, shown in _SHOWN.items() if name in record}
     if len(passes := [name for name in record if name.startswith(_PASS_AT)]) > 1:  # that of one sample is the accuracy
         line[f"pass@{passes[-1].removeprefix(_PASS_AT)}"] = cast("float", record[passes[-1]])
+    counts = {shown: cast("float", record.get(name, 0)) for name, shown in _SHOWN_COUNTS.items()}
+    line |= {shown: f"{count:.0f}" for shown, count in counts.items() if count}
     if isinstance(seconds := record.get("seconds"), Mapping):
         line |= {"switch": seconds["switch"], "s": seconds["step"]}
     if isinstance(memory_gib := record.get("memory_gib"), Mapping):
         name, gib = peak(memory_gib)
         line[name] = gib
     return line
+
+
+def failure_note(samples: Iterable[Sample]) -> str:
+    """How many samples failed, with the reason of the first; empty if none did."""
+    reasons = [str(sample.metadata.get("error")) for sample in samples if sample.finish_reason is FinishReason.ERROR]
+    return f"warning: {len(reasons)} samples failed; the first: {reasons[0].partition('\n')[0]}" if reasons else ""

@@ -1,14 +1,19 @@
 """Settings of a grader that nothing asks for are refused, and failures of graders are shown."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from recipes.arguments import UsageError
 from recipes.grpo.checks import check_together
 from recipes.grpo.config import parse, read_job
 from recipes.grpo.data import check_rows
+from recipes.grpo.record import failure_note, step_line
 from recipes.tokenizer import open_tokenizer
+from rl_data import FinishReason, Prompt
+from rl_rollout.generate import unanswered
 
 
 def words_of(inputs, folder, *words):
@@ -56,3 +61,18 @@ def test_a_grader_may_be_asked_for_by_a_row_or_in_evaluation_alone(flag, more, i
     parsed = parse(words_of(inputs, tmp_path, *words))
     check_together(parsed)
     assert check_rows(parsed, open_tokenizer(inputs.model)).num_good > 0
+
+
+def test_failed_samples_and_dropped_groups_are_shown_where_there_are_some():
+    record = {"phase": "grpo", "step": 3, "reward_mean": 0.25, "num_failed_samples": 0.0, "num_dropped_groups": 0.0}
+    assert step_line(record) == {"reward": 0.25}
+    shown = step_line({**record, "num_failed_samples": 16.0, "num_dropped_groups": 2.0})
+    assert shown == {"reward": 0.25, "failed": "16", "dropped": "2"}
+
+
+def test_the_first_failed_sample_says_why():
+    prompt = Prompt(row=0, epoch=0, tokens=np.array([1], np.int32), text="1")
+    failed = [unanswered(prompt, 0, reason) for reason in ("grader: crash: KeyError: 'x'\nand more", "another")]
+    good = replace(failed[0], finish_reason=FinishReason.STOP)
+    assert failure_note([good]) == ""
+    assert failure_note([good, *failed]) == "warning: 2 samples failed; the first: grader: crash: KeyError: 'x'"
