@@ -93,6 +93,17 @@ class RunConfig:
             )
         return steps if self.num_rollout is None else min(steps, self.num_rollout)
 
+    def left_over_note(self, *, num_rows: int, rows_per_step: int) -> str | None:
+        """What a user should know whose --num-epoch leaves rows that are too few for another step; None otherwise."""
+        if self.num_epoch is None:
+            return None
+        total = num_rows * self.num_epoch
+        steps, rest = divmod(total, rows_per_step)
+        if rest == 0 or (self.num_rollout is not None and self.num_rollout <= steps):
+            return None
+        rows = f"the last {rest} of {total} rows are" if rest > 1 else f"the last of {total} rows is"
+        return f"--num-epoch {self.num_epoch}: {rows} too few for another step of {rows_per_step}"
+
     def is_save_due(self, step: int, *, num_steps: int) -> bool:
         """Whether a checkpoint follows `step`, counted from 1; one always follows the last."""
         return step == num_steps or (self.save_interval is not None and step % self.save_interval == 0)

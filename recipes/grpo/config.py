@@ -166,17 +166,19 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         eval_sets=open_eval_sets(parsed, foreign, tokenizer, rows.bad_held_out, server_rooms),
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
-        notes=_notes(parsed, foreign.megatron, model_config),
+        notes=_notes(parsed, foreign.megatron, model_config, num_rows=rows.num_good),
         config_text=config_text,
     )
 
 
 def _notes(
-    parsed: ParsedArguments, megatron: MegatronArguments, model_config: Mapping[str, JsonValue]
+    parsed: ParsedArguments, megatron: MegatronArguments, model_config: Mapping[str, JsonValue], *, num_rows: int
 ) -> Sequence[str]:
+    run = parsed.get(RunConfig)
     notes = [
         precision_note(model_config, megatron),
-        schedule_note(parsed.get(RunConfig), megatron),
+        run.left_over_note(num_rows=num_rows, rows_per_step=parsed.get(RolloutConfig).rollout_batch_size),
+        schedule_note(run, megatron),
         _divergence_note(parsed.get(AlgorithmConfig)),
         None if parsed.get(EvalConfig).data_sets else "no evaluation: --eval-prompt-data is not given",
     ]

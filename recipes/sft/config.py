@@ -17,7 +17,7 @@ from recipes.own_configs import GRPO, SFT
 from recipes.resume import check_length, schedule_note
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
-from rl_data import ConversationDataConfig, ConversationSource, RowNote
+from rl_data import ConversationDataConfig, ConversationSource, RowNote, Tokenizer
 from rl_data.json import JsonValue
 from rl_train.megatron.arguments import MegatronArguments
 from rl_train.megatron.config import MegatronTrainerConfig, TrainerGroupConfig
@@ -78,21 +78,20 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         tokenizer = open_tokenizer(run.hf_checkpoint)
         source = ConversationSource(data, tokenizer)
         bad_rows = source.validate()
-        num_steps = run.num_steps(num_rows=len(source) - len(bad_rows), rows_per_step=batch.global_batch_size)
+        rows = {"num_rows": len(source) - len(bad_rows), "rows_per_step": batch.global_batch_size}
+        num_steps = run.num_steps(**rows)
         check_length(run, num_steps)
         foreign = loading.read(
             parsed, hf_checkpoint=run.hf_checkpoint, world_size=placement.world_size, train_iters=num_steps
         )
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
     check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
-    # Longer conversations are dropped: they would fit neither into a micro-batch nor into the model.
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))
-    data = replace(data, max_length=room if data.max_length is None else min(room, data.max_length))
-    # Fails where every conversation is too long, or the chat template refuses the first.
-    ConversationSource(replace(data, num_data_workers=0), tokenizer).next_batch(1)
-    source = ConversationSource(data, tokenizer)
-    source.leave_out(bad_rows)
-    notes = (precision_note(model_config, foreign.megatron), schedule_note(run, foreign.megatron))
+    notes = (
+        precision_note(model_config, foreign.megatron),
+        run.left_over_note(**rows),
+        schedule_note(run, foreign.megatron),
+    )
     return SFTJob(
         run=run,
         trainer_placement=placement,
@@ -101,9 +100,21 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         megatron_trainer=parsed.get(MegatronTrainerConfig),
         megatron=foreign.megatron,
         model_config=model_config,
-        source=source,
+        source=_open_source(data, tokenizer, bad_rows, room=room),
         bad_rows=bad_rows,
         num_steps=num_steps,
         notes=[note for note in notes if note is not None],
         config_text=config_text,
     )
+
+
+def _open_source(
+    data: ConversationDataConfig, tokenizer: Tokenizer, bad_rows: Sequence[RowNote], *, room: int
+) -> ConversationSource:
+    """The conversations that fit: longer ones would fit neither into a micro-batch nor into the model."""
+    data = replace(data, max_length=room if data.max_length is None else min(room, data.max_length))
+    # Fails where every conversation is too long, or the chat template refuses the first.
+    ConversationSource(replace(data, num_data_workers=0), tokenizer).next_batch(1)
+    source = ConversationSource(data, tokenizer)
+    source.leave_out(bad_rows)
+    return source
