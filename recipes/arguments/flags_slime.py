@@ -194,13 +194,13 @@ MEGATRONS_IN_SLIME: tuple[str, ...] = (
 
 _SAME = """
     actor-num-gpus-per-node actor-num-nodes advantage-estimator apply-chat-template apply-chat-template-kwargs
-    balance-by-flops calculate-per-token-loss check-weight-update-equal colocate custom-rm-path
+    balance-by-flops calculate-per-token-loss check-weight-update-equal colocate
     disable-grpo-std-normalization disable-rewards-normalization entropy-coef eps-clip eps-clip-c eps-clip-high
     eval-input-key eval-interval eval-label-key eval-max-response-len eval-prompt-data eval-temperature eval-top-k
     eval-top-p gamma global-batch-size hf-checkpoint input-key kl-loss-coef kl-loss-type label-key load
     log-probs-chunk-size max-tokens-per-gpu metadata-key n-samples-per-eval-prompt n-samples-per-prompt
     normalize-advantages num-epoch num-rollout offload-rollout offload-train opsm-delta over-sampling-batch-size
-    prompt-data ref-load rm-type rm-url rollout-batch-size rollout-external-engine-addrs
+    prompt-data ref-load rollout-batch-size rollout-external-engine-addrs
     rollout-max-prompt-len rollout-max-response-len
     rollout-num-gpus rollout-num-gpus-per-engine rollout-seed rollout-shuffle rollout-skip-special-tokens
     rollout-stop rollout-stop-token-ids rollout-temperature rollout-top-k rollout-top-p save save-interval
@@ -210,6 +210,33 @@ _SAME = """
 
 SAME_IN_SLIME: tuple[str, ...] = tuple(f"--{name}" for name in _SAME.split())
 """Flags of our own that slime has under the same name, for the same."""
+
+
+class OtherContract(NamedTuple):
+    """What a flag of the same name is for in slime, and here."""
+
+    there: str
+    here: str
+
+
+OTHER_CONTRACTS_OF_SLIME: Mapping[str, OtherContract] = {
+    "--custom-rm-path": OtherContract(
+        "`async def grade(args, sample, **kwargs)`, which gives the reward; it wins over `--rm-type`",
+        "`def grade(response, label, metadata)`, with `async` or without, in a process of its own; it gives a number, "
+        "or a number and a reason. `--rm-type custom`, or a sum with `custom`, asks for it",
+    ),
+    "--rm-type": OtherContract(
+        "`remote_rm`; `boxed_` before a name; `f1`, `gpqa`, `ifbench` and others",
+        "`remote`; graders of answers find the box themselves; `multiple_choice` for letters, `custom` for others; sums "
+        "of several",
+    ),
+    "--rm-url": OtherContract(
+        "POST of `prompt`, `response`, `label`; the answer is the reward",
+        "POST of `response`, `label`, `metadata`, `num_tokens`; the answer is a number, or an object of `value` and "
+        "`reason`",
+    ),
+}
+"""Flags of our own that slime has under the same name, for the same end, but which ask for something else."""
 
 OTHER_DEFAULTS_OF_SLIME: Mapping[str, str] = {
     "--actor-num-gpus-per-node": "8",

@@ -10,6 +10,7 @@ from recipes.arguments.flags_slime import (
     ALWAYS_IN_GRPO,
     ALWAYS_IN_SFT,
     MEGATRONS_IN_SLIME,
+    OTHER_CONTRACTS_OF_SLIME,
     OTHER_DEFAULTS_OF_SLIME,
     REFUSED_OF_SLIME,
     SAME_IN_SLIME,
@@ -114,6 +115,7 @@ def _slime() -> str:
     defaults = (
         (_code(flag), old, _defaults(in_grpo[flag], in_sft.get(flag))) for flag, old in OTHER_DEFAULTS_OF_SLIME.items()
     )
+    contracts = ((_code(flag), *contract) for flag, contract in OTHER_CONTRACTS_OF_SLIME.items())
     megatrons = ((_code(flag), flags_refused.REFUSED.get(flag, "taken")) for flag in MEGATRONS_IN_SLIME)
     always = (
         (_code(flag), _asks(one), _where(flag, one), one.reason)
@@ -123,6 +125,9 @@ def _slime() -> str:
         [
             f"## The same\n\nIn both recipes: {_names(both)}\n\nIn `recipes.grpo`: {_names(grpo)}",
             f"Other defaults:\n\n{_table(('flag', 'in slime', 'here'), defaults)}",
+            "## Same name, other contract\n\nIn `recipes.grpo`. A grader sees no prompt: what it needs of the question has "
+            "to stand in the row's metadata ([grading](grading.md)).\n\n"
+            f"{_table(('flag', 'in slime', 'here'), contracts)}",
             "## Always so\n\nThese are read and change nothing; a value that asks for something else is an error.\n\n"
             f"{_table(('flag', 'value', 'in', 'because'), always)}",
             "## Refused\n\nThe message names the flag and what to do instead. A flag of one recipe that the "

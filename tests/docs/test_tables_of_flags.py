@@ -10,6 +10,7 @@ from recipes.arguments.flags_slime import (
     ALWAYS_IN_GRPO,
     ALWAYS_IN_SFT,
     MEGATRONS_IN_SLIME,
+    OTHER_CONTRACTS_OF_SLIME,
     OTHER_DEFAULTS_OF_SLIME,
     REFUSED_OF_SLIME,
     SAME_IN_SLIME,
@@ -20,7 +21,7 @@ from rl_rollout.sglang import flags as sglang_flags
 from rl_train.megatron import flags_honoured, flags_refused
 
 OWN = {flag.name for config in (*GRPO, *SFT) for flag in flags_of(config)}
-SLIME = {*SAME_IN_SLIME, *ALWAYS_IN_GRPO, *ALWAYS_IN_SFT, *REFUSED_OF_SLIME}
+SLIME = {*SAME_IN_SLIME, *OTHER_CONTRACTS_OF_SLIME, *ALWAYS_IN_GRPO, *ALWAYS_IN_SFT, *REFUSED_OF_SLIME}
 KINDS = {
     "own-flags.md": OWN,
     "megatron-flags.md": flags_honoured.HONOURED | flags_refused.REFUSED.keys(),
@@ -52,7 +53,8 @@ def test_flags_of_megatron_in_slime_are_flags_of_megatron():
 
 
 def test_what_is_said_of_slimes_flags_is_of_flags_that_are_there():
-    assert set(SAME_IN_SLIME) <= OWN
+    assert {*SAME_IN_SLIME, *OTHER_CONTRACTS_OF_SLIME} <= OWN
+    assert not set(SAME_IN_SLIME) & OTHER_CONTRACTS_OF_SLIME.keys()
     assert OTHER_DEFAULTS_OF_SLIME.keys() <= set(SAME_IN_SLIME)
     # Of these the supervised recipe says what it does instead.
     in_sft = {flag.name for config in SFT for flag in flags_of(config)}

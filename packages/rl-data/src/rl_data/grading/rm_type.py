@@ -1,5 +1,6 @@
 """Reward types as they are written: the name of a grader, or several as a weighted sum, `0.9*math + 0.1*format`."""
 
+import difflib
 import math
 from typing import NamedTuple
 
@@ -53,7 +54,11 @@ def _term(part: str, text: str) -> Term:
     name = name.strip()
     if name not in RM_TYPES:
         where = "rm_type" if name == text else f"rm_type {text!r}"
-        raise DataError(f"{where}: expected one of {list(RM_TYPES)} or a sum such as 0.9*math+0.1*format, got {name!r}")
+        near = difflib.get_close_matches(name, RM_TYPES, n=1)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise DataError(
+            f"{where}: expected one of {list(RM_TYPES)} or a sum such as 0.9*math+0.1*format, got {name!r}{hint}"
+        )
     try:
         weight = float(weight_text) if star else 1.0
     except ValueError:
