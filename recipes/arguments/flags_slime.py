@@ -227,8 +227,8 @@ OTHER_CONTRACTS_OF_SLIME: Mapping[str, OtherContract] = {
     ),
     "--rm-type": OtherContract(
         "`remote_rm`; `boxed_` before a name; `f1`, `gpqa`, `ifbench` and others",
-        "`remote`; graders of answers find the box themselves; `multiple_choice` for letters, `custom` for others; sums "
-        "of several",
+        "`remote`; graders of answers find the box themselves; `multiple_choice` for letters, `custom` for others; "
+        "sums of several",
     ),
     "--rm-url": OtherContract(
         "POST of `prompt`, `response`, `label`; the answer is the reward",

@@ -125,8 +125,8 @@ def _slime() -> str:
         [
             f"## The same\n\nIn both recipes: {_names(both)}\n\nIn `recipes.grpo`: {_names(grpo)}",
             f"Other defaults:\n\n{_table(('flag', 'in slime', 'here'), defaults)}",
-            "## Same name, other contract\n\nIn `recipes.grpo`. A grader sees no prompt: what it needs of the question has "
-            "to stand in the row's metadata ([grading](grading.md)).\n\n"
+            "## Same name, other contract\n\nIn `recipes.grpo`. A grader sees no prompt: what it needs of the question "
+            "has to stand in the row's metadata ([grading](grading.md)).\n\n"
             f"{_table(('flag', 'in slime', 'here'), contracts)}",
             "## Always so\n\nThese are read and change nothing; a value that asks for something else is an error.\n\n"
             f"{_table(('flag', 'value', 'in', 'because'), always)}",
