@@ -22,6 +22,14 @@ class RunConfig:
         default=False,
         metadata={"help": "go on with the run in --run-dir from its last checkpoint", "saved": False},
     )
+    check: bool = field(
+        default=False,
+        metadata={
+            "help": "check what can be checked before processes start, print what the run would start with, and end: "
+            "nothing is written, and neither GPUs nor memory are looked at",
+            "saved": False,
+        },
+    )
     hf_checkpoint: Path = field(metadata={"help": "model folder in Hugging Face format"})
     load: Path | None = field(
         default=None,

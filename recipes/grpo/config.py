@@ -80,6 +80,14 @@ class GRPOJob:
     """The resolved configuration, as it is saved."""
 
     @property
+    def extent(self) -> Mapping[str, int]:
+        """How long it goes on, on how many processes."""
+        num_ranks = self.trainer_placement.world_size
+        servers = self.engine_placement.rollout_external_engine_addrs
+        num_engines = len(servers) or self.engine_placement.num_engines(num_ranks)
+        return {"steps": self.num_rollouts, "trainer ranks": num_ranks, "engines": num_engines}
+
+    @property
     def sync(self) -> SyncConfig:
         """How weights leave the trainer. Handles of external engines take bytes, and write their files themselves."""
         if self.engine_placement.rollout_external_engine_addrs:
@@ -144,7 +152,8 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     batch.check_divides(num_data_parallel_ranks=world_size // foreign.megatron.model_parallel_size)
     check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
     num_nodes = parsed.get(TrainerPlacementConfig).actor_num_nodes
-    check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron, num_nodes=num_nodes)
+    if not run.check:  # which may be asked on another machine
+        check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron, num_nodes=num_nodes)
     return GRPOJob(
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),

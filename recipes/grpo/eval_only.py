@@ -1,7 +1,7 @@
 """`--eval-only`: engines without a trainer, and one evaluation of the weights that a run would start from."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,12 @@ class EvalJob:
     bad_rows: Sequence[RowNote]
     eval_sets: Sequence[EvalSet]
     config_text: str
+    notes: Sequence[str] = ()
+
+    @property
+    def extent(self) -> Mapping[str, int]:
+        """On how much, and on how many processes."""
+        return {"evaluation sets": len(self.eval_sets), "engines": self.num_engines}
 
 
 def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> EvalJob:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from recipes.bad_rows import tell_bad_rows
+from recipes.check_only import tell_checked
 from recipes.clock import PhaseClock
 from recipes.config import EvalConfig
 from recipes.console import StepConsole
@@ -32,8 +33,10 @@ def _read(argv: Sequence[str]) -> Callable[[], None]:
     """What the command line asks for, read and checked."""
     parsed = parse(argv)
     if parsed.get(EvalConfig).eval_only:
-        return partial(run_evaluation, eval_job_of(parsed))
-    return partial(run, job_of(parsed))
+        evaluation = eval_job_of(parsed)
+        return partial(tell_checked, evaluation) if evaluation.run.check else partial(run_evaluation, evaluation)
+    job = job_of(parsed)
+    return partial(tell_checked, job) if job.run.check else partial(run, job)
 
 
 def run(job: GRPOJob) -> None:

@@ -45,6 +45,11 @@ class SFTJob:
     config_text: str
     """The resolved configuration, as it is saved."""
 
+    @property
+    def extent(self) -> Mapping[str, int]:
+        """How long it goes on, on how many processes."""
+        return {"steps": self.num_steps, "trainer ranks": self.trainer_placement.world_size}
+
 
 def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJob:
     """The run that a command line describes.

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from recipes.bad_rows import tell_bad_rows
+from recipes.check_only import tell_checked
 from recipes.clock import PhaseClock
 from recipes.cluster import ray_cluster
 from recipes.console import StepConsole
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs SFT as the command line says; returns the exit code."""
-    return run_to_its_end(PROGRAM, lambda: read_job(argv), run)
+    return run_to_its_end(PROGRAM, lambda: read_job(argv), lambda job: tell_checked(job) if job.run.check else run(job))
 
 
 def run(job: SFTJob) -> None:
