@@ -1,6 +1,7 @@
 """The data of a GRPO run: every row checked first, and then the prompts that fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from recipes.config.limits import token_budget
 from recipes.grpo.checks import check_graders
 from recipes.grpo.evaluation import EvalSet, eval_data, naming_set, open_eval_graders, open_eval_set
 from recipes.grpo.limits import engine_rooms, prompt_limit
-from rl_data import GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
+from rl_data import DataError, GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
 from rl_rollout import RolloutConfig
 
 
@@ -35,7 +36,7 @@ def check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> CheckedRows:
     """
     data, grading, evaluation = parsed.get(PromptDataConfig), parsed.get(GraderConfig), parsed.get(EvalConfig)
     num_good, bad = 0, list[RowNote]()
-    with GraderPool(grading) as training, open_eval_graders(evaluation, training, grading) as held_out:
+    with _naming_flag(), GraderPool(grading) as training, open_eval_graders(evaluation, training, grading) as held_out:
         if not evaluation.eval_only:
             source = PromptSource(data, tokenizer, check_label=training.check_label)
             bad = source.validate()
@@ -47,6 +48,15 @@ def check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> CheckedRows:
         asked_for = training.asked_for.union(*(grader.asked_for for grader in held_out.values()))
     check_graders(parsed, asked_for)
     return CheckedRows(num_good, bad, bad_held_out)
+
+
+@contextmanager
+def _naming_flag() -> Generator[None]:
+    """A function that cannot be imported is named by its flag, whoever asked for it: a reward type or a row."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("custom_rm_path", "--custom-rm-path", 1)) from error
 
 
 def open_training(

@@ -12,7 +12,7 @@ from recipes.grpo.config import parse, read_job
 from recipes.grpo.data import check_rows
 from recipes.grpo.record import failure_note, step_line
 from recipes.tokenizer import open_tokenizer
-from rl_data import FinishReason, Prompt
+from rl_data import DataError, FinishReason, Prompt
 from rl_rollout.generate import unanswered
 
 
@@ -41,6 +41,16 @@ def test_a_setting_of_a_grader_that_nothing_asks_for_is_refused(words, grader, m
         f"tiny_math.yaml:9) does not ask for {grader}, nor does a row; give --rm-type {grader}, or a sum as "
         f"'deepscaler + {grader}'"
     )
+
+
+@pytest.mark.parametrize("flags", ["--rm-type custom", "--eval-prompt-data x rows.jsonl --eval-rm-type custom"])
+def test_a_function_that_cannot_be_called_is_named_by_its_flag_before_anything_starts(flags, inputs, tmp_path):
+    words = [inputs.prompts if word == "rows.jsonl" else word for word in flags.split()]
+    message = (
+        r"^--custom-rm-path math\.floor: .*math\.floor\(x, /\): expected a function of \(response, label, metadata\)"
+    )
+    with pytest.raises(DataError, match=message):
+        read_job(words_of(inputs, tmp_path, *words, "--custom-rm-path", "math.floor"))
 
 
 @pytest.mark.parametrize(
