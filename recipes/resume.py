@@ -40,6 +40,16 @@ def check_length(run: RunConfig, num_steps: int) -> None:
         raise UsageError(f"{flag}: expected at least {step}, the step of the checkpoint in {run.checkpoints}")
 
 
+def check_place(run: RunConfig, source: _Source) -> None:
+    """Does nothing unless a run is to go on whose last checkpoint is of other data than the source's.
+
+    Raises:
+        DataError: naming the data, and what is different.
+    """
+    if run.resume:
+        source.load_state_dict(_place_of(_last_state(run)))
+
+
 def schedule_note(run: RunConfig, megatron: MegatronArguments) -> str | None:
     """What a user should know whose run goes on with another decay of the learning rate; None otherwise."""
     style = megatron.values["lr_decay_style"]
@@ -62,9 +72,7 @@ def saved_state(step: int, source: _Source, megatron: MegatronArguments) -> dict
 def resume_run(trainer: "TrainerGroup", folder: RunFolder, source: _Source) -> int:
     """Takes the last checkpoint's place in the data and forgets what was logged after it; returns its step."""
     state = trainer.load_checkpoint(folder.checkpoints)
-    place = state["source"]
-    assert isinstance(place, dict)
-    source.load_state_dict(place)
+    source.load_state_dict(_place_of(state))
     step = _step_of(state)
     folder.keep_until(step)
     return step
@@ -79,6 +87,12 @@ def _last_state(run: RunConfig) -> Mapping[str, JsonValue]:
 def _decay_iters(megatron: MegatronArguments) -> JsonValue:
     """Optimizer steps over which the learning rate decays: those of the run, unless told otherwise."""
     return megatron.values["lr_decay_iters"] or megatron.values["train_iters"]
+
+
+def _place_of(state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    place = state["source"]
+    assert isinstance(place, dict)
+    return place
 
 
 def _step_of(state: Mapping[str, JsonValue]) -> int:

@@ -24,7 +24,7 @@ from recipes.grpo.external import check_servers
 from recipes.grpo.limits import check_engine_ranks, check_host_memory
 from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
-from recipes.resume import check_length, schedule_note
+from recipes.resume import check_length, check_place, schedule_note
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
 from rl_data import GraderConfig, PromptSource, RowNote
@@ -154,6 +154,8 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
     num_nodes = parsed.get(TrainerPlacementConfig).actor_num_nodes
     if not run.check:  # which may be asked on another machine
         check_host_memory(parsed.get(EnginePlacementConfig), model_config, foreign.megatron, num_nodes=num_nodes)
+    source = open_training(parsed, foreign, tokenizer, rows, server_rooms)
+    check_place(run, source)
     return GRPOJob(
         run=run,
         trainer_placement=parsed.get(TrainerPlacementConfig),
@@ -170,7 +172,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         megatron=foreign.megatron,
         sglang=foreign.sglang,
         model_config=model_config,
-        source=open_training(parsed, foreign, tokenizer, rows, server_rooms),
+        source=source,
         bad_rows=[*rows.bad, *(note for notes in rows.bad_held_out.values() for note in notes)],
         eval_sets=open_eval_sets(parsed, foreign, tokenizer, rows.bad_held_out, server_rooms),
         num_rollouts=num_rollouts,

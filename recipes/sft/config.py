@@ -14,7 +14,7 @@ from recipes.config.limits import max_positions, token_budget
 from recipes.errors import UsageError
 from recipes.model_folder import check_weights, precision_note
 from recipes.own_configs import GRPO, SFT
-from recipes.resume import check_length, schedule_note
+from recipes.resume import check_length, check_place, schedule_note
 from recipes.run_folder import check_folder
 from recipes.tokenizer import open_tokenizer
 from rl_data import ConversationDataConfig, ConversationSource, RowNote, Tokenizer
@@ -92,6 +92,8 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
     batch.check_divides(num_data_parallel_ranks=placement.world_size // foreign.megatron.model_parallel_size)
     check_recompute(parsed.get(MegatronTrainerConfig), foreign.megatron)
     room = min(token_budget(batch, foreign.megatron), max_positions(foreign.megatron))
+    source = _open_source(data, tokenizer, bad_rows, room=room)
+    check_place(run, source)
     notes = (
         precision_note(model_config, foreign.megatron),
         run.left_over_note(**rows),
@@ -105,7 +107,7 @@ def read_job(argv: Sequence[str], parsers: ForeignParsers | None = None) -> SFTJ
         megatron_trainer=parsed.get(MegatronTrainerConfig),
         megatron=foreign.megatron,
         model_config=model_config,
-        source=_open_source(data, tokenizer, bad_rows, room=room),
+        source=source,
         bad_rows=bad_rows,
         num_steps=num_steps,
         notes=[note for note in notes if note is not None],

@@ -11,6 +11,7 @@ from recipes.grpo.config import parse, read_job
 from recipes.resume import saved_state
 from recipes.run_folder import RunFolder, check_folder
 from recipes.sft.config import read_job as read_sft
+from rl_data import DataError
 from rl_train.megatron import checkpoint_folder
 from tests.recipes.listeners import check_that_strangers_are_kept_out
 from tests.recipes.running import resume_command
@@ -120,7 +121,9 @@ def earlier_run(inputs, parsers, tmp_path):
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     folder.log_metrics({"step": 1})
     partial = checkpoint_folder.begin(job.run.checkpoints, 40)
-    state = checkpoint_folder.TrainerState(step=40, parallel_sizes={}, caller={"step": 20, "source": {}})
+    state = checkpoint_folder.TrainerState(
+        step=40, parallel_sizes={}, caller={"step": 20, "source": job.source.state_dict()}
+    )
     checkpoint_folder.commit(partial, state)
     return words
 
@@ -176,6 +179,24 @@ def test_a_run_does_not_end_before_the_checkpoint_that_it_goes_on_from(earlier_r
             read_job([*earlier_run, "--resume", *words], parsers)
     assert contents(tmp_path) == before
     assert read_job([*earlier_run, "--resume", "--num-rollout", "20"], parsers).num_rollouts == 20
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data(earlier_run, parsers, inputs, tmp_path):
+    data = tmp_path / "fewer.jsonl"
+    data.write_text(inputs.prompts.read_text())
+    words = [str(data) if word == str(inputs.prompts) else word for word in earlier_run]
+    words[words.index("--run-dir") + 1] = str(tmp_path / "other")
+    job = read_job(words, parsers)
+    job.source.next_batch(3)
+    RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
+    state = checkpoint_folder.TrainerState(step=2, parallel_sizes={}, caller=saved_state(1, job.source, job.megatron))
+    checkpoint_folder.commit(checkpoint_folder.begin(job.run.checkpoints, 2), state)
+    assert read_job([*words, "--resume"], parsers).source.state_dict() == job.source.state_dict()
+    num_rows = len(data.read_text().splitlines())
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=f"it has {num_rows}, now there are {num_rows - 1}"):
+        read_job([*words, "--resume"], parsers)
 
 
 @pytest.mark.slow
