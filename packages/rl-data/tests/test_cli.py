@@ -343,6 +343,13 @@ def test_a_full_disk_is_one_message(write_jsonl: Write, capsys: pytest.CaptureFi
         assert done.stderr.splitlines()[-1].startswith("rl-data: standard output: cannot be written: No space")
 
 
+def test_a_setting_of_a_grader_that_nothing_asks_for_is_said(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
+    path = str(write_jsonl([{"response": "Answer: 2", "label": "2"}]))
+    assert main(["grade", path, "--rm-type", "dapo", "--custom-rm-path", "no.such"]) == 0
+    said = "--custom-rm-path had no effect: neither --rm-type nor a row asks for custom\n"
+    assert capsys.readouterr().err == f"1 graded, mean 1.0000\n{said}"
+
+
 def test_grade_takes_lengths_from_the_rows(write_jsonl: Write, capsys: pytest.CaptureFixture[str]):
     rows = [
         {"response": "Answer: 4", "label": "4", "num_tokens": 95},

@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
     rows = open_source(arguments)
     outcomes: Counter[str] = Counter()
     total = 0.0
-    with _pool(arguments) as pool:
+    config, opened = _open_pool(arguments)
+    with opened as pool:
         rows_to_grade = GoodRows(rows, lambda row: _item(row, arguments, pool), rules)
         for batch in itertools.batched(rows_to_grade, _ROWS_AT_ONCE):
             grades = asyncio.run(_grades(pool, [item for _, item in batch]))
@@ -112,33 +113,36 @@ def run(arguments: argparse.Namespace) -> None:
             write_output("".join(lines))
             outcomes.update(grade.outcome.value for grade in grades)
             total += sum(grade.value or 0.0 for grade in grades)
+        unasked = config.without_effect(pool.asked_for)
     counts = [f"{count} {name}" for name, count in outcomes.items()]
     if rows_to_grade.num_bad:
         counts.append(f"{rows_to_grade.num_bad} bad rows skipped")
     mean = f"mean {total / outcomes['graded']:.4f}" if outcomes["graded"] else "no grade"
     sys.stderr.write(", ".join([*counts, mean]) + "\n")
+    for name, grader in unasked.items():
+        flag = f"--{name.replace('_', '-')}"
+        sys.stderr.write(f"{flag} had no effect: neither --rm-type nor a row asks for {grader}\n")
 
 
-def _pool(arguments: argparse.Namespace) -> GraderPool:
+def _open_pool(arguments: argparse.Namespace) -> tuple[GraderConfig, GraderPool]:
     """The graders that the flags ask for.
 
     Raises:
         DataError: naming flags.
     """
     try:
-        return GraderPool(
-            GraderConfig(
-                rm_type=arguments.rm_type,
-                rm_num_workers=arguments.rm_num_workers,
-                rm_timeout_s=arguments.rm_timeout_s,
-                custom_rm_path=arguments.custom_rm_path,
-                rm_url=arguments.rm_url,
-                rm_max_concurrency=arguments.rm_max_concurrency,
-                rm_max_retries=arguments.rm_max_retries,
-                overlong_buffer_len=arguments.overlong_buffer_len,
-                rollout_max_response_len=arguments.rollout_max_response_len,
-            )
+        config = GraderConfig(
+            rm_type=arguments.rm_type,
+            rm_num_workers=arguments.rm_num_workers,
+            rm_timeout_s=arguments.rm_timeout_s,
+            custom_rm_path=arguments.custom_rm_path,
+            rm_url=arguments.rm_url,
+            rm_max_concurrency=arguments.rm_max_concurrency,
+            rm_max_retries=arguments.rm_max_retries,
+            overlong_buffer_len=arguments.overlong_buffer_len,
+            rollout_max_response_len=arguments.rollout_max_response_len,
         )
+        return config, GraderPool(config)
     except DataError as error:  # it names fields
         raise DataError(_FIELD.sub(lambda match: "--" + match[0].replace("_", "-"), str(error))) from error
 
