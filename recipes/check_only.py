@@ -37,6 +37,6 @@ def tell_checked(job: CheckedJob) -> None:
     for text in (job.config_text, *job.notes):
         console.say(text)
     if job.bad_rows:
-        console.say(f"{len(job.bad_rows)} bad rows would be skipped; the first: {job.bad_rows[0].message}")
+        console.say(f"bad rows that would be skipped: {len(job.bad_rows)}; the first: {job.bad_rows[0].message}")
     extent = ", ".join(f"{name}: {number}" for name, number in job.extent.items())
     console.say(f"checked; {extent}. Nothing was started or written; GPUs, memory and nodes were not looked at")

@@ -13,7 +13,9 @@ from rl_weights import CheckpointError, HFCheckpoint
 from rl_weights.rules import TensorRule, rules_for
 
 
-def check_weights(run: RunConfig, model_config: Mapping[str, JsonValue], *, has_engines: bool) -> None:
+def check_weights(
+    run: RunConfig, model_config: Mapping[str, JsonValue], *, has_engines: bool, has_trainer: bool = True
+) -> None:
     """Checks that every folder that weights are read from holds each tensor of the model, in its shape.
 
     Only headers are read, and of torch_dist checkpoints no more than that they are there: the rest needs torch.
@@ -22,6 +24,7 @@ def check_weights(run: RunConfig, model_config: Mapping[str, JsonValue], *, has_
         run: the folders. Weights in --hf-checkpoint's are not needed where a run without engines starts from others.
         model_config: the model's config.json.
         has_engines: whether engines are started on --hf-checkpoint.
+        has_trainer: whether a trainer is, which reads the reference policy's weights.
 
     Raises:
         CheckpointError: for an architecture without rules.
@@ -32,7 +35,7 @@ def check_weights(run: RunConfig, model_config: Mapping[str, JsonValue], *, has_
         _check("--hf-checkpoint", run.hf_checkpoint, rules)
     if run.load is not None and not run.loads_what_it_saved:
         _check("--load", run.load, rules)
-    if run.ref_load is not None:
+    if run.ref_load is not None and (has_trainer or run.first_weights == run.ref_load):
         _check("--ref-load", run.ref_load, rules)
 
 

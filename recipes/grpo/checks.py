@@ -62,16 +62,12 @@ def check_held_out(parsed: ParsedArguments) -> None:
         raise UsageError("\n".join(problems))
 
 
-def check_graders(parsed: ParsedArguments, asked_for: Set[str]) -> None:
-    """Checks that every grader with a setting of its own is asked for, by a reward type or a row.
-
-    Raises:
-        UsageError: naming the settings of those that are not.
-    """
+def without_effect(parsed: ParsedArguments, asked_for: Set[str]) -> list[str]:
+    """What to say of the settings of graders that neither a reward type nor a row that was read asks for."""
     grading, chosen = parsed.get(GraderConfig), parsed.given.get("--rm-type")
     where = "the default" if chosen is None else chosen.origin
     rm_type = f"--rm-type {grading.chosen_type}" + (f" ({where})" if where else "")
-    problems = [
+    return [
         located(
             f"--{name.replace('_', '-')} {getattr(grading, name)} has no effect: {rm_type} does not ask for {grader}, "
             f"nor does a row; give --rm-type {grader}, or a sum as '{grading.chosen_type} + {grader}'",
@@ -79,8 +75,6 @@ def check_graders(parsed: ParsedArguments, asked_for: Set[str]) -> None:
         )
         for name, grader in grading.without_effect(asked_for).items()
     ]
-    if problems:
-        raise UsageError("\n".join(problems))
 
 
 def _label_problems(data: PromptDataConfig, grading: GraderConfig) -> Iterator[str]:

@@ -177,7 +177,7 @@ def job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) -> GR
         eval_sets=open_eval_sets(parsed, foreign, tokenizer, rows.bad_held_out, server_rooms),
         num_rollouts=num_rollouts,
         num_steps_per_rollout=num_steps_per_rollout,
-        notes=_notes(parsed, foreign.megatron, model_config, num_rows=rows.num_good),
+        notes=[*rows.notes, *_notes(parsed, foreign.megatron, model_config, num_rows=rows.num_good)],
         config_text=config_text,
     )
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from recipes.arguments.foreign import ForeignArguments
 from recipes.arguments.parse import ParsedArguments
-from recipes.config import BatchConfig, EvalConfig
+from recipes.config import BatchConfig, EvalConfig, RunConfig
 from recipes.config.limits import token_budget
-from recipes.grpo.checks import check_graders
+from recipes.errors import UsageError
+from recipes.grpo.checks import without_effect
 from recipes.grpo.evaluation import EvalSet, eval_data, naming_set, open_eval_graders, open_eval_set
 from recipes.grpo.limits import engine_rooms, prompt_limit
 from rl_data import DataError, GraderConfig, GraderPool, PromptDataConfig, PromptSource, RowNote, Tokenizer
@@ -25,10 +26,15 @@ class CheckedRows(NamedTuple):
     """Those for training that will be skipped."""
     bad_held_out: Mapping[str, Sequence[RowNote]]
     """Those for evaluation that will be skipped, by data set."""
+    notes: Sequence[str]
+    """Settings without effect."""
 
 
 def check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> CheckedRows:
     """Checks every row, that it can be graded, and that every grader with a setting of its own is asked for.
+
+    Such a setting is a note where nobody need be kept from starting: a run that goes on has had it from its start, and
+    in an evaluation alone it may be for training.
 
     Raises:
         DataError: naming a row that is bad, unless bad rows are to be skipped.
@@ -46,8 +52,10 @@ def check_rows(parsed: ParsedArguments, tokenizer: Tokenizer) -> CheckedRows:
             for name, rows in eval_data(evaluation, data).items()
         }
         asked_for = training.asked_for.union(*(grader.asked_for for grader in held_out.values()))
-    check_graders(parsed, asked_for)
-    return CheckedRows(num_good, bad, bad_held_out)
+    notes = without_effect(parsed, asked_for)
+    if notes and not evaluation.eval_only and not parsed.get(RunConfig).resume:
+        raise UsageError("\n".join(notes))
+    return CheckedRows(num_good, bad, bad_held_out, notes)
 
 
 @contextmanager

@@ -67,13 +67,13 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
     check_folder(run.run_dir, run.checkpoints, config_text=config_text, is_resumed=False)
     check_held_out(parsed)
     model_config = read_model_config(run.hf_checkpoint)
-    check_weights(run, model_config, has_engines=True)
+    check_weights(run, model_config, has_engines=True, has_trainer=False)
     check_engine_ranks(placement.rollout_num_gpus_per_engine, model_config)
     world_size = parsed.get(TrainerPlacementConfig).world_size
     with nullcontext(parsers) if parsers else ForeignParsers() as loading:
         loading.load(parsed)
         tokenizer = open_tokenizer(run.hf_checkpoint)
-        bad = check_rows(parsed, tokenizer).bad_held_out
+        rows = check_rows(parsed, tokenizer)
         foreign = loading.read(parsed, hf_checkpoint=run.hf_checkpoint, world_size=world_size, train_iters=1)
     rollout = parsed.get(RolloutConfig)
     return EvalJob(
@@ -89,8 +89,9 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
         rollout=rollout,
         grading=parsed.get(GraderConfig),
         evaluation=parsed.get(EvalConfig),
-        bad_rows=[note for notes in bad.values() for note in notes],
-        eval_sets=open_eval_sets(parsed, foreign, tokenizer, bad, {}),
+        bad_rows=[note for notes in rows.bad_held_out.values() for note in notes],
+        eval_sets=open_eval_sets(parsed, foreign, tokenizer, rows.bad_held_out, {}),
+        notes=rows.notes,
         config_text=config_text,
     )
 
@@ -98,7 +99,8 @@ def eval_job_of(parsed: ParsedArguments, parsers: ForeignParsers | None = None) 
 def run_evaluation(job: EvalJob) -> None:
     """Starts the engines and evaluates on every data set: a line of metrics.jsonl and of the terminal for each."""
     console = StepConsole()
-    console.say(job.config_text)
+    for text in (job.config_text, *job.notes):
+        console.say(text)
     folder = RunFolder(job.run.run_dir, job.run.checkpoints, config_text=job.config_text)
     tell_bad_rows(job.bad_rows, folder, console, is_resumed=False)
     folder.log_rows([note for eval_set in job.eval_sets for note in eval_set.left_out], step=0)

@@ -104,4 +104,7 @@ def step_line(record: MetricsLine) -> dict[str, float | str]:
 def failure_note(samples: Iterable[Sample]) -> str:
     """How many samples failed, with the reason of the first; empty if none did."""
     reasons = [str(sample.metadata.get("error")) for sample in samples if sample.finish_reason is FinishReason.ERROR]
-    return f"warning: {len(reasons)} samples failed; the first: {reasons[0].partition('\n')[0]}" if reasons else ""
+    if not reasons:
+        return ""
+    samples_failed = f"{len(reasons)} sample{'' if len(reasons) == 1 else 's'} failed"
+    return f"warning: {samples_failed}; the first: {reasons[0].partition('\n')[0]}"

@@ -43,6 +43,13 @@ def test_a_setting_of_a_grader_that_nothing_asks_for_is_refused(words, grader, m
     )
 
 
+@pytest.mark.parametrize("more", ["--resume", "--eval-only"])
+def test_where_it_may_be_for_something_else_it_is_only_said(more, inputs, tmp_path):
+    words = ("--custom-rm-path", "no.such.function", "--eval-prompt-data", "held-out", inputs.prompts, more)
+    (note,) = check_rows(parse(words_of(inputs, tmp_path, *words)), open_tokenizer(inputs.model)).notes
+    assert note.startswith("--custom-rm-path no.such.function has no effect: --rm-type deepscaler (")
+
+
 @pytest.mark.parametrize("flags", ["--rm-type custom", "--eval-prompt-data x rows.jsonl --eval-rm-type custom"])
 def test_a_function_that_cannot_be_called_is_named_by_its_flag_before_anything_starts(flags, inputs, tmp_path):
     words = [inputs.prompts if word == "rows.jsonl" else word for word in flags.split()]
@@ -85,4 +92,5 @@ def test_the_first_failed_sample_says_why():
     failed = [unanswered(prompt, 0, reason) for reason in ("grader: crash: KeyError: 'x'\nand more", "another")]
     good = replace(failed[0], finish_reason=FinishReason.STOP)
     assert failure_note([good]) == ""
+    assert failure_note(failed[1:]) == "warning: 1 sample failed; the first: another"
     assert failure_note([good, *failed]) == "warning: 2 samples failed; the first: grader: crash: KeyError: 'x'"

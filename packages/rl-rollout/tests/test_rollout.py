@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from rl_rollout import (
     RolloutStarvedError,
     SamplingParams,
     per_sample,
+    single_turn,
 )
 from rl_rollout.generate import continue_samples, sample_seed, unanswered
 from rl_rollout.testing import FakeEngine
@@ -274,9 +277,35 @@ def test_a_sample_that_is_at_its_tool_when_the_batch_is_full_is_cut_off_in_its_n
     assert result.metrics["collect_s"] < 10
 
 
-def test_with_no_engine_left_the_rollout_fails():
+def test_an_error_of_what_is_cut_off_does_not_wait_for_the_slowest_and_is_the_only_one():
+    unseen = []
+
+    async def draw(prompt, seeds, context):
+        if prompt.row in (1, 2):
+            await asyncio.sleep(0.1)
+            raise RuntimeError(f"the tool of row {prompt.row} broke")
+        await asyncio.sleep(0 if prompt.row == 0 else 30)
+        return await single_turn(prompt, seeds, context)
+
+    async def collect():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: unseen.append(what))
+        config = RolloutConfig(rollout_batch_size=1, over_sampling_batch_size=4, n_samples_per_prompt=1)
+        rollout = Rollout(config, EnginePool([FakeEngine("engine 0")]), Parity(), generate=draw)
+        started = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"the tool of row \d broke"):
+            await rollout.collect(Prompts())
+        gc.collect()
+        return time.monotonic() - started
+
+    assert asyncio.run(collect()) < 10
+    assert unseen == []
+
+
+def test_with_no_engine_left_the_rollout_fails(caplog):
     with pytest.raises(EngineError, match="no engine is left"):
         asyncio.run(make(engines=[FakeEngine("engine 0", dies_after=3)]).collect(Prompts()))
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_an_error_of_the_grader_itself_ends_the_rollout():

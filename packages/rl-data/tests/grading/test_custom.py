@@ -12,7 +12,7 @@ import pytest
 from rl_data import DataError, GradeOutcome, GraderConfig, GraderPool
 
 REWARDS = """
-import asyncio, os, sys, time
+import asyncio, functools, os, sys, time
 
 def grade(response, label, metadata):
     print("what a function prints does no harm")
@@ -33,6 +33,13 @@ def grade(response, label, metadata):
 async def grade_later(response, label, metadata):
     await asyncio.sleep(0)
     return True
+
+def of_two(response, label):
+    return 1.0
+
+@functools.wraps(of_two)
+def adapted(response, label, metadata):
+    return of_two(response, label)
 
 async def of_a_sample(args, sample, **kwargs):
     return 1.0
@@ -111,6 +118,12 @@ def test_it_may_be_a_coroutine_function_part_of_a_sum_and_named_with_a_colon(rew
     with GraderPool(config) as graders:
         graders.start()
         assert graders.grade_now("any", None).value == 2.0
+
+
+def test_it_may_be_wrapped_around_one_of_other_arguments(rewards: str):
+    with GraderPool(GraderConfig(custom_rm_path=f"{rewards}.adapted", rm_num_workers=1)) as graders:
+        graders.start()
+        assert graders.grade_now("any", None).value == 1.0
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,10 @@ def per_sample(function: SampleFunction) -> GenerateFunction:
 
 async def all_of[T](calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of calls that run side by side, in their order; if one fails, none runs on after its error."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
+    tasks: list[asyncio.Task[T]] = []
     try:
+        for call in calls:
+            tasks.append(asyncio.ensure_future(call))
         return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:

@@ -124,21 +124,25 @@ class Rollout:
             policy_version=self._pool.policy_version,
             keeps_unfinished=self._generate is single_turn,
         )
-        running: set[asyncio.Task[Outcome]] = set()
+        all_tasks, running = set[asyncio.Task[Outcome]](), set[asyncio.Task[Outcome]]()
         try:
             while collection.num_missing > 0:
-                running |= {asyncio.create_task(group) for group in collection.next_groups(len(running))}
+                new = {asyncio.create_task(group) for group in collection.next_groups(len(running))}
+                all_tasks |= new
+                running |= new
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 collection.settle(task.result() for task in done)
             left_over = running
             while running:
                 await self._pool.abort_all()
-                _, running = await asyncio.wait(running, timeout=_ABORT_AGAIN_S)
+                done, running = await asyncio.wait(running, timeout=_ABORT_AGAIN_S, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()  # an error is not to wait for the slowest group
             collection.settle(task.result() for task in left_over)
         finally:
-            for task in running:
+            for task in all_tasks:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*all_tasks, return_exceptions=True)  # of errors that came together, one was raised
         return collection.result()
 
 

@@ -158,7 +158,7 @@ def _first_left_over(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tu
     for start, stop in pairwise([*starts, len(argv)]):
         _, extra = parser.parse_known_args(argv[start:stop])
         if extra:
-            return argv[start], extra[0]
+            return argv[start].split("=", 1)[0], extra[0]
     raise AssertionError(f"together, and not one by one, flags leave words over: {argv}")
 
 

@@ -125,8 +125,8 @@ def _refusal_named(partial: Path) -> Generator[None]:
         nearest = next(one for one in (partial, *partial.parents) if os.access(one, os.F_OK))
         free_mb = shutil.disk_usage(nearest).free / 2**20
         raise TrainerError(
-            f"{partial}: the checkpoint was not written, with {free_mb:.1f} MiB free on that disk; the one before "
-            f"it is still the latest: {error}"
+            f"{partial}: the checkpoint was not written, with {free_mb:.1f} MiB free on that disk; "
+            f"{checkpoint_folder.TRACKER} beside it names the latest whole one, if there is one: {error}"
         ) from error
 
 

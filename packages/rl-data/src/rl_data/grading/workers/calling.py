@@ -31,7 +31,7 @@ def load_function(path: str) -> UserFunction:
 
 def _check_arguments(path: str, function: Callable[..., Any]) -> None:
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:  # functions written in C may have none
         return
     try:
