@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -17,6 +18,7 @@ _INTERRUPTED = 130
 _STOPPED = 75
 """sysexits.h calls it EX_TEMPFAIL: the same command, with --resume, goes on. A batch script requeues its job then."""
 _POLL_S = 0.2
+_AGAIN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -92,26 +94,22 @@ def run_to_its_end[Job](program: str, read: Callable[[], Job], run: Callable[[Jo
     ending, and every wait on that way has a deadline of seconds. Failures of `run` pass through with their traceback,
     which makes the exit code 1.
     """
-    # Python's own handler of SIGINT would not do: asyncio puts one in its place that waits for the end of the step.
-    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
-    try:
-        with exit_on_usage_error(program):
-            job = read()
-        run(job)
-    except UsageError as error:
-        sys.stderr.write(f"{program}: {error}\n")
-        return EXIT_CODE
-    except Stopped as stopped:
-        sys.stderr.write(f"{program}: {stopped}\n")
-        return _STOPPED
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: interrupted\n")
-        return _INTERRUPTED
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with _interrupts():
+        try:
+            with exit_on_usage_error(program):
+                job = read()
+            run(job)
+        except UsageError as error:
+            sys.stderr.write(f"{program}: {error}\n")
+            return EXIT_CODE
+        except Stopped as stopped:
+            sys.stderr.write(f"{program}: {stopped}\n")
+            return _STOPPED
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{program}: interrupted\n")
+            return _INTERRUPTED
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 1
     return 0
 
 
@@ -141,8 +139,41 @@ def telling_how_to_resume(program: str, folder: RunFolder) -> Generator[None]:
         raise
 
 
+@contextmanager
+def _interrupts() -> Generator[None]:
+    """Within the block the first signal raises KeyboardInterrupt or Terminated, and later ones change nothing."""
+    # Python's own handler of SIGINT would not do: asyncio puts one in its place that waits for the end of the step.
+    handlers = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    hook = sys.unraisablehook
+
+    def catch(lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            _send_again(signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT)
+        else:
+            hook(lost)
+
+    sys.unraisablehook = catch
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
     for one in _SIGNALS:
         signal.signal(one, signal.SIG_IGN)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _send_again(number: signal.Signals) -> None:
+    """For an exception that came in a finalizer or a callback of a weak reference, where Python ignores all."""
+    for one in _SIGNALS:
+        signal.signal(one, _interrupt)
+    ident = threading.main_thread().ident
+    assert ident is not None
+    later = threading.Timer(_AGAIN_S, signal.pthread_kill, (ident, number))
+    later.daemon = True
+    later.start()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,23 @@ def test_a_run_stopped_outside_its_steps_goes_on_after_a_requeue_if_it_can(
     if has_checkpoint:
         words = resume_command(capsys.readouterr().err)[1:]
         assert words == ["-m", "recipe", "--config", str(tmp_path / "a run" / "config.yaml"), "--resume"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_python_ignores_exceptions_ends_the_run_all_the_same(number, capsys):
+    class Ends:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def run(_: None) -> None:
+        one = Ends()
+        del one
+        time.sleep(30)
+
+    started = time.monotonic()
+    assert run_to_its_end("recipe", lambda: None, run) == 130
+    assert time.monotonic() - started < 10
+    assert capsys.readouterr().err == "recipe: interrupted\n"
 
 
 def test_work_that_is_under_way_when_a_signal_asks_for_the_end_is_given_up():

@@ -220,7 +220,9 @@ def test_sinks_that_are_about_equally_slow_only_have_the_deadline_of_each_call()
 
 def test_a_single_sink_only_has_the_deadline_of_each_call():
     tensors = {f"w{number}": torch.ones(4) for number in range(6)}
-    Publisher(InMemorySource(tensors), [SlowSink("alone", 0.05)], bucket_bytes=16, deadline_s=0.25).publish(1)
+    sink = SlowSink("alone", 0.05)
+    Publisher(InMemorySource(tensors), [sink], bucket_bytes=16, deadline_s=0.25).publish(1)
+    assert sink.weight_version() == 1
 
 
 def test_sinks_load_at_the_same_time_and_beside_the_gathering():
